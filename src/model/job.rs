@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The life of one request, as a table of states by events.
+//!
+//! ```text
+//!             Start    Finish    Cancel           Reap         Rundown
+//! Pending     Active   -         Done+cancelled   refused      Gone
+//! Active      -        Done      refused          refused      Orphan
+//! Done        -        -         refused          Gone         Gone
+//! Orphan      -        Gone      -                -            -
+//! ```
+//! `-` cannot happen: whoever holds the right to that event does not exist in that state. A refused
+//! event leaves the state as it was and is an answer to the user (AIO_NOTCANCELED, AIO_ALLDONE,
+//! EINVAL).
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// Accepted; no worker has it. It can be cancelled.
+    Pending,
+    /// A worker performs it.
+    Active,
+    /// Finished or cancelled; the result waits to be reaped.
+    Done,
+    /// A worker performs it, for a process that has exited or replaced its image.
+    Orphan,
+}
+
+/// What can happen to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A worker takes it.
+    Start,
+    /// The worker has the result.
+    Finish,
+    /// aio_cancel(2) chose it.
+    Cancel,
+    /// aio_return(2) or aio_waitcomplete(2) chose it.
+    Reap,
+    /// Its process exits or replaces its image.
+    Rundown,
+}
+
+/// What follows from an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The request is now in this state.
+    To(JobState),
+    /// The request is gone; its resources are the caller's to drop.
+    Gone,
+    /// Nothing changed: the user asked for something this state does not allow.
+    Refused,
+}
+
+impl JobState {
+    /// Returns what `event` does to a request in this state; `None` when it cannot happen.
+    pub const fn step(self, event: Event) -> Option<Step> {
+        use Event::*;
+        use JobState::*;
+        Some(match (self, event) {
+            (Pending, Start) => Step::To(Active),
+            (Active, Finish) | (Pending, Cancel) => Step::To(Done),
+            (Active | Done, Cancel) | (Pending | Active, Reap) => Step::Refused,
+            (Done, Reap) | (Pending | Done, Rundown) | (Orphan, Finish) => Step::Gone,
+            (Active, Rundown) => Step::To(Orphan),
+            (Pending | Done, Finish) | (Active | Done, Start) => return None,
+            (Orphan, Start | Cancel | Reap | Rundown) => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table at the top of this file, read as the test's expectation.
+    #[test]
+    fn every_state_by_every_event_is_as_the_table_says() {
+        let text = include_str!("job.rs");
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .skip_while(|line| !line.contains("Start    Finish"))
+            .take(5)
+            .map(|line| line.trim_start_matches("//!").split_whitespace().collect())
+            .collect();
+        let events = [Event::Start, Event::Finish, Event::Cancel, Event::Reap, Event::Rundown];
+        let names: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
+        assert_eq!(rows[0], names);
+        let states = [JobState::Pending, JobState::Active, JobState::Done, JobState::Orphan];
+        for (state, row) in states.iter().zip(&rows[1..]) {
+            assert_eq!(row[0], format!("{state:?}"));
+            for (event, cell) in events.iter().zip(&row[1..]) {
+                let expected = match *cell {
+                    "-" => None,
+                    "refused" => Some(Step::Refused),
+                    "Gone" => Some(Step::Gone),
+                    "Active" => Some(Step::To(JobState::Active)),
+                    "Done" | "Done+cancelled" => Some(Step::To(JobState::Done)),
+                    "Orphan" => Some(Step::To(JobState::Orphan)),
+                    other => panic!("unknown cell {other}"),
+                };
+                assert_eq!(state.step(*event), expected, "{state:?} by {event:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The pure half of the engine: no kernel, no clock, no pointer. Everything here is tested by
+//! `cargo test` on any machine.
+
+pub mod errno;
+pub mod hash;
+pub mod job;
+pub mod list;
+pub mod slab;
+pub mod table;
+
+pub use errno::Errno;

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The table beside a naive model, over long seeded sequences of every operation, and the small
+//! cases that have names.
+
+use super::*;
+
+type Numbers = Table<u64>;
+
+fn room(table: &mut Numbers, waits: Option<usize>) {
+    while let Some(need) = table.lacks(true, waits) {
+        drop(table.grow(Memory::new(need)));
+    }
+}
+
+fn submit(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
+    room(table, None);
+    drop(table.submit(address, fd, true, payload));
+}
+
+fn ok(status: i64) -> Outcome {
+    Outcome { status, error: None, usage: Usage::default() }
+}
+
+/// xorshift64*; any generator will do.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Naive {
+    Pending,
+    Active,
+    Done(i64),
+}
+
+/// A request as the naive model has it: a vector in submission order.
+#[derive(Clone, Debug)]
+struct Entry {
+    address: u64,
+    fd: i32,
+    payload: u64,
+    state: Naive,
+    finished: u64,
+}
+
+#[test]
+fn agrees_with_a_naive_model_over_random_histories() {
+    for seed in 1..=40u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9));
+        let mut table = Numbers::default();
+        let mut naive: Vec<Entry> = Vec::new();
+        let mut running: Vec<(Id, u64)> = Vec::new();
+        let (mut serial, mut clock) = (0u64, 0u64);
+        for _ in 0..3000 {
+            let address = 0x1000 * (1 + random.below(24) as u64);
+            let fd = random.below(3) as i32;
+            match random.below(8) {
+                0 | 1 => {
+                    serial += 1;
+                    submit(&mut table, address, fd, serial);
+                    let state = Naive::Pending;
+                    naive.push(Entry { address, fd, payload: serial, state, finished: 0 });
+                }
+                2 => {
+                    let expected = naive.iter_mut().find(|e| e.state == Naive::Pending);
+                    match (table.start(), expected) {
+                        (Some((id, payload)), Some(entry)) => {
+                            assert_eq!(payload, entry.payload, "seed {seed}");
+                            entry.state = Naive::Active;
+                            running.push((id, payload));
+                        }
+                        (None, None) => {}
+                        _ => panic!("seed {seed}: start disagrees"),
+                    }
+                }
+                3 if !running.is_empty() => {
+                    let (id, payload) = running.swap_remove(random.below(running.len()));
+                    clock += 1;
+                    assert!(matches!(
+                        table.finish(id, payload, ok(payload as i64)),
+                        Finished::Done
+                    ));
+                    let entry = naive.iter_mut().find(|e| e.payload == payload).unwrap();
+                    entry.state = Naive::Done(payload as i64);
+                    entry.finished = clock;
+                }
+                4 => {
+                    let expected =
+                        naive.iter().find(|e| e.address == address).map(|e| match e.state {
+                            Naive::Done(-1) => Progress::Finished(Some(Errno::ECANCELED)),
+                            Naive::Done(_) => Progress::Finished(None),
+                            _ => Progress::Running,
+                        });
+                    assert_eq!(table.progress(address), expected, "seed {seed}");
+                }
+                5 => {
+                    let done = |e: &&Entry| matches!(e.state, Naive::Done(_));
+                    let any = random.below(2) == 0;
+                    let expected = naive
+                        .iter()
+                        .filter(done)
+                        .filter(|e| any || e.address == address)
+                        .min_by_key(|e| e.finished)
+                        .cloned();
+                    let got = if any { table.reap_oldest() } else { table.reap(address) };
+                    assert_eq!(
+                        got.map(|r| (r.address, r.payload, r.outcome.status)),
+                        expected.as_ref().map(|e| {
+                            let Naive::Done(status) = e.state else { unreachable!() };
+                            (e.address, e.payload, status)
+                        }),
+                        "seed {seed}"
+                    );
+                    if let Some(entry) = expected {
+                        naive.retain(|e| e.payload != entry.payload);
+                    }
+                }
+                6 => {
+                    let only = (random.below(2) == 0).then_some(address);
+                    let got = match only {
+                        Some(address) => table.cancel_one(fd, address),
+                        None => table.cancel_all(fd, usize::MAX),
+                    };
+                    let mut expected = Cancelled::default();
+                    for entry in naive
+                        .iter_mut()
+                        .filter(|e| !matches!(e.state, Naive::Done(_)))
+                        .filter(|e| e.fd == fd && only.is_none_or(|only| e.address == only))
+                        .take(if only.is_some() { 1 } else { usize::MAX })
+                    {
+                        match entry.state {
+                            Naive::Pending => {
+                                expected.cancelled += 1;
+                                clock += 1;
+                                entry.state = Naive::Done(-1);
+                                entry.finished = clock;
+                            }
+                            Naive::Active => expected.running += 1,
+                            Naive::Done(_) => {}
+                        }
+                    }
+                    assert_eq!(got, expected, "seed {seed}");
+                }
+                _ => assert_eq!(table.count(), naive.len(), "seed {seed}"),
+            }
+            while table.next_fired().is_some() {}
+        }
+        // Rundown finds everything that is not running, a few at a time.
+        let mut out = Vec::with_capacity(4);
+        let mut found = Vec::new();
+        loop {
+            let more = table.rundown(&mut out);
+            found.extend(out.drain(..).map(|reaped| reaped.payload));
+            if !more {
+                break;
+            }
+        }
+        while table.disown(2) {}
+        assert_eq!(table.count(), 0);
+        assert_eq!(found.len() + running.len(), naive.len());
+        assert_eq!(table.orphans_awaited(), running.len());
+        let total = running.len();
+        for (index, (id, payload)) in running.into_iter().enumerate() {
+            let Finished::Gone { last, .. } = table.finish(id, payload, ok(0)) else {
+                panic!("an orphan was kept")
+            };
+            assert_eq!(last, index + 1 == total);
+        }
+        assert_eq!(table.running(), 0);
+    }
+}
+
+#[test]
+fn a_waiter_is_fired_by_its_own_requests_only() {
+    let mut table = Numbers::default();
+    for address in 1..=4 {
+        submit(&mut table, address, 0, address);
+    }
+    room(&mut table, Some(8));
+    let Suspend::Wait(first) = table.suspend(&[1, 0, 3]) else { panic!("must wait") };
+    let Suspend::Wait(second) = table.suspend(&[2, 3]) else { panic!("must wait") };
+    let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
+    let finish = |table: &mut Numbers, index: usize| {
+        let (id, payload) = jobs[index];
+        table.finish(id, payload, ok(1));
+    };
+    finish(&mut table, 3);
+    assert_eq!(table.next_fired(), None);
+    finish(&mut table, 0);
+    assert_eq!(table.next_fired(), Some(first));
+    assert_eq!(table.next_fired(), None);
+    assert!(table.has_fired(first) && !table.has_fired(second));
+    finish(&mut table, 2);
+    let mut both = [table.next_fired().unwrap(), table.next_fired().unwrap()];
+    both.sort_unstable();
+    assert_eq!(both, [first.min(second), first.max(second)]);
+    table.leave(first);
+    table.leave(second);
+    assert!(!table.has_waiters() && table.waits.is_empty());
+    assert_eq!(table.suspend(&[1]), Suspend::Ready);
+    assert_eq!(table.suspend(&[9, 0]), Suspend::Ready);
+    assert!(!table.has_waiters());
+}
+
+#[test]
+fn each_completion_fires_one_thread_that_waits_for_any() {
+    let mut table = Numbers::default();
+    for address in 1..=3 {
+        submit(&mut table, address, 0, address);
+    }
+    room(&mut table, Some(0));
+    let first = table.enter();
+    table.wait_any(first);
+    room(&mut table, Some(0));
+    let second = table.enter();
+    table.wait_any(second);
+    let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
+    for (index, expected) in [Some(first), Some(second), None].into_iter().enumerate() {
+        table.finish(jobs[index].0, jobs[index].1, ok(1));
+        assert_eq!(table.next_fired(), expected);
+    }
+    // A thread that leaves between being fired and being woken is not woken.
+    table.leave(first);
+    table.wait_any(second);
+    submit(&mut table, 4, 0, 4);
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1));
+    table.leave(second);
+    assert_eq!(table.next_fired(), None);
+}
+
+#[test]
+fn a_chunked_cancel_says_when_it_is_through() {
+    let mut table = Numbers::default();
+    for address in 1..=10 {
+        submit(&mut table, address, 7, address);
+    }
+    assert_eq!(table.cancel_all(7, 4).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4).cancelled, 2);
+    assert_eq!(table.pending(), 0);
+    assert_eq!(table.count(), 10);
+}
