@@ -1,0 +1,247 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Builds the two modules.  `make` calls this; it runs on Debian 12 and on FreeBSD.
+#
+#   kmod/build.sh deps      install what the build needs (Debian; on FreeBSD: say what is missing)
+#   kmod/build.sh headers   make the kernel's headers ready
+#   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
+#   kmod/build.sh programs  build the guest programs
+#   kmod/build.sh env CMD   run CMD with the build's environment
+#
+# FREEBSD=14|15 names a packaged header set; SYSDIR=<dir> a kernel source tree, which wins.
+set -eu
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+os=$(uname -s)
+FREEBSD=${FREEBSD:-14}
+SYSDIR=${SYSDIR:-}
+cache=${AIO_RS_CACHE:-$HOME/.cache/aio-rs}
+
+die() {
+	echo "aio_rs: $*" >&2
+	exit 1
+}
+
+# The packaged header sets: the PyPI package ziglang carries the kernel's headers of one release.
+case $FREEBSD in
+14)
+	zig_version=0.15.2 osversion=1403000
+	zig_sha256=806316453d1ede7174ed3fefb8e5348154629089c3bb5fe812dfd0e172fac130 ;;
+15)
+	zig_version=0.17.0 osversion=1500068
+	zig_sha256=97079827064a7492cce5541ceb438ae8003ce1e54e399676da2d62fb7a5dc08b ;;
+*)
+	die "FREEBSD=$FREEBSD: known header sets are 14 and 15; for another kernel give SYSDIR=<its source>" ;;
+esac
+
+case $os in
+Linux)
+	llvm=/usr/lib/llvm-19/bin
+	CC=$llvm/clang LD=$llvm/ld.lld AR=$llvm/llvm-ar OBJCOPY=$llvm/llvm-objcopy
+	CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc
+	LIBCLANG_PATH=/usr/lib/llvm-19/lib
+	export LIBCLANG_PATH ;;
+FreeBSD)
+	CC=cc LD=ld AR=ar OBJCOPY=objcopy CARGO=cargo RUSTC=rustc
+	if [ -z "$SYSDIR" ] && [ -f /usr/src/sys/sys/param.h ]; then
+		SYSDIR=/usr/src/sys
+	fi ;;
+*)
+	die "builds run on Linux and FreeBSD, not on $os" ;;
+esac
+export RUSTC
+
+if [ -n "$SYSDIR" ]; then
+	[ -f "$SYSDIR/sys/param.h" ] || die "SYSDIR=$SYSDIR is not a kernel source (no sys/param.h)"
+	SYSDIR=$(cd "$SYSDIR" && pwd)
+	osversion=$(awk '/^#define[ \t]+__FreeBSD_version[ \t]/ { print $3 }' "$SYSDIR/sys/param.h")
+fi
+target=$osversion
+out=$top/build/$target
+
+deps() {
+	case $os in
+	Linux)
+		packages=
+		need() { # a file the package gives, the package
+			[ -e "$1" ] || packages="$packages $2"
+		}
+		need $llvm/clang clang-19
+		need $llvm/ld.lld lld-19
+		need $llvm/llvm-objcopy llvm-19
+		need /usr/lib/llvm-19/lib/libclang.so libclang-19-dev
+		need /usr/bin/rustc rustc-web
+		need /usr/bin/cargo cargo-web
+		need /usr/lib/rustlib/src/rust/library/Cargo.lock rust-web-src
+		need /usr/bin/cargo-fmt rustfmt-web
+		need /usr/bin/rustfmt rustfmt-web
+		need /usr/bin/cargo-clippy rust-web-clippy
+		need /usr/bin/cc gcc
+		need /usr/include/stdio.h libc6-dev
+		need /usr/bin/python3 python3
+		need /usr/bin/qemu-system-x86_64 qemu-system-x86
+		need /usr/bin/makefs makefs
+		if [ -z "$SYSDIR" ]; then
+			need /usr/bin/pip3 python3-pip
+			need /usr/bin/unzip unzip
+		fi
+		[ -z "$packages" ] && return
+		# A name may stand twice (two files of one package).
+		packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')
+		echo "aio_rs: installing from Debian: $packages"
+		[ "$(id -u)" = 0 ] || die "not root; install these and run make again: $packages"
+		export DEBIAN_FRONTEND=noninteractive
+		log=$(mktemp)
+		{ apt-get update && apt-get install -y --no-install-recommends $packages; } \
+		    >"$log" 2>&1 || { tail -20 "$log" >&2; die "apt-get failed ($log)"; } ;;
+	FreeBSD)
+		missing=
+		for tool in cargo rustc bindgen; do
+			command -v $tool >/dev/null || missing="$missing $tool"
+		done
+		[ -d "$($RUSTC --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ] ||
+		    missing="$missing rust-src"
+		[ -z "$missing" ] ||
+		    die "missing:$missing; see README.md for the packages" ;;
+	esac
+}
+
+headers() {
+	[ -z "$SYSDIR" ] || { sysdir_headers; return; }
+	include=$cache/headers/$zig_version/ziglang/lib/libc/include
+	[ -f "$include/.complete" ] && return
+	echo "aio_rs: fetching the headers of FreeBSD $FREEBSD (PyPI: ziglang $zig_version)"
+	work=$(mktemp -d)
+	echo "ziglang==$zig_version --hash=sha256:$zig_sha256" >"$work/requirements"
+	pip3 download --quiet --no-deps --require-hashes --only-binary :all: \
+	    --platform manylinux_2_12_x86_64 --disable-pip-version-check \
+	    -r "$work/requirements" -d "$work" >"$work/log" 2>&1 ||
+	    { tail -5 "$work/log" >&2; die "the header package could not be fetched"; }
+	mkdir -p "$cache/headers/$zig_version"
+	unzip -q -o "$work"/ziglang-*.whl 'ziglang/lib/libc/include/*freebsd*' \
+	    -d "$cache/headers/$zig_version"
+	touch "$include/.complete"
+	rm -rf "$work"
+}
+
+# What a kernel build generates from its source, in a directory of ours.
+sysdir_headers() {
+	gen=$out/include
+	[ -f "$gen/.complete" ] && return
+	mkdir -p "$gen"
+	for pair in machine:amd64 x86:x86 i386:i386; do
+		dir=$SYSDIR/${pair#*:}/include
+		[ -d "$dir" ] && ln -sfn "$dir" "$gen/${pair%%:*}"
+	done
+	for part in h p q; do
+		(cd "$gen" && awk -f "$SYSDIR/tools/vnode_if.awk" "$SYSDIR/kern/vnode_if.src" -$part)
+	done
+	touch "$gen/.complete"
+}
+
+set_flags() {
+	if [ -n "$SYSDIR" ]; then
+		includes="-nostdinc -I$out/include -I$SYSDIR -I$SYSDIR/contrib/ck/include"
+	else
+		include=$cache/headers/$zig_version/ziglang/lib/libc/include
+		includes="-nostdinc -isystem $include/x86_64-freebsd-none"
+		includes="$includes -isystem $include/generic-freebsd -I$top/kmod/include/packaged"
+		includes="$includes -D__FreeBSD_version=$osversion -DAIO_RS_PACKAGED_HEADERS"
+	fi
+	AIO_RS_CFLAGS="--target=x86_64-unknown-freebsd${osversion%?????}.0 -std=gnu17 -ffreestanding \
+-fno-common -fwrapv -mcmodel=kernel -mno-red-zone -mno-mmx -mno-sse -mno-avx \
+-msoft-float -mno-aes -fno-asynchronous-unwind-tables -fno-omit-frame-pointer \
+-mno-omit-leaf-frame-pointer -fno-stack-protector -D_KERNEL -DKLD_MODULE \
+-ffile-prefix-map=$top=. -Wall -Wextra -Wno-unused-parameter \
+-Wno-sign-compare -Wno-missing-field-initializers \
+-include $top/kmod/include/opt_global.h $includes"
+	AIO_RS_CLIBS=$out/clibs
+	export AIO_RS_CFLAGS AIO_RS_CLIBS
+	# cc(1)'s crate reads these for the target.
+	CC_x86_64_unknown_none=$CC AR_x86_64_unknown_none=$AR
+	export CC_x86_64_unknown_none AR_x86_64_unknown_none
+	mkdir -p "$AIO_RS_CLIBS"
+}
+
+rust_source=$($RUSTC --print sysroot 2>/dev/null || true)/lib/rustlib/src/rust
+
+# cargo for the kernel: core and alloc are built for a target without SSE, red zone or GOT.
+kernel_cargo() {
+	RUSTC_BOOTSTRAP=1 \
+	RUSTFLAGS="-Crelocation-model=static -Ccode-model=kernel -Zplt=yes -Cforce-frame-pointers=yes \
+-Cforce-unwind-tables=no -Zemit-stack-sizes -Zfunction-sections=yes -Cmetadata=aio_rs \
+--remap-path-prefix=$top=. --remap-path-prefix=$rust_source=/rust \
+--remap-path-prefix=/usr/src/rustc-$($RUSTC --version | cut -d' ' -f2)=/rust \
+--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+	CARGO_TARGET_DIR=$out/cargo \
+	$CARGO "$@" --locked --release --target x86_64-unknown-none \
+	    -Zbuild-std=core,alloc,compiler_builtins
+}
+
+# link_module NAME RUSTLIB CLIB EXPORTS...
+link_module() {
+	name=$1 rustlib=$2 clib=$3
+	shift 3
+	# Only the crate's own code, into which link-time optimisation has drawn what it uses of core
+	# and alloc.  What the compiler calls besides (memcpy and the like) is the kernel's.
+	rm -rf "$out/$name.objects"
+	mkdir "$out/$name.objects"
+	(cd "$out/$name.objects" && $AR x "$rustlib" && rm -f compiler_builtins-*.o)
+	$LD -m elf_x86_64_fbsd -r --build-id=none -T "$top/kmod/kmod.ld" -o "$out/$name.full" \
+	    --whole-archive "$AIO_RS_CLIBS/lib$clib.a" --no-whole-archive "$out/$name.objects"/*.o
+	globals=
+	for symbol; do
+		globals="$globals --keep-global-symbol=$symbol"
+	done
+	# Only what the other module links to stays global.
+	$OBJCOPY $globals ${globals:---keep-global-symbol=aio_rs_modevent} "$out/$name.full"
+	$OBJCOPY --strip-debug --remove-section=.comment --remove-section=.note.GNU-stack \
+	    --remove-section=.llvm_addrsig --remove-section=.llvmbc --remove-section=.llvmcmd \
+	    "$out/$name.full" "$out/$name.ko.tmp"
+	mv "$out/$name.ko.tmp" "$out/$name.ko"
+}
+
+# host_cargo ARGS: cargo for what runs on this machine.
+host_cargo() {
+	CARGO_TARGET_DIR=$top/target $CARGO "$@"
+}
+
+# What the kernel's linker would refuse, what we do not allow ourselves: see tests/kocheck.
+check() {
+	host_cargo build --quiet --locked --release -p kocheck
+	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" --stack-frame 1024 \
+	    --stack-chain 3072 --report "$out/kocheck.txt" "$@"
+}
+
+# The programs that run in a guest: static, without libc, for any FreeBSD on amd64.
+programs() {
+	cd "$top"
+	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
+	    --config tests/guest/freebsd.toml
+}
+
+modules() {
+	headers
+	set_flags
+	cd "$top"
+	kernel_cargo build --quiet -p aio_rs_gate
+	kernel_cargo build --quiet -p aio_rs --features kernel
+	lib=$out/cargo/x86_64-unknown-none/release
+	link_module aio_rs_gate "$lib/libaio_rs_gate.a" aio_rs_gate_c \
+	    aio_rs_gate_attach aio_rs_gate_detach aio_rs_gate_worker
+	link_module aio_rs "$lib/libaio_rs.a" aio_rs_c
+	check "$out/aio_rs.ko" "$out/aio_rs_gate.ko"
+	ln -sfn "$target" "$top/build/current"
+	echo "aio_rs: built build/$target/aio_rs_gate.ko and build/$target/aio_rs.ko for __FreeBSD_version $osversion"
+}
+
+case ${1:-} in
+deps) deps ;;
+headers) headers ;;
+modules) modules ;;
+programs) programs ;;
+env) shift; headers; set_flags; cd "$top"; "$@" ;;
+version) echo "$target" ;;
+*) die "usage: kmod/build.sh deps|headers|modules|programs|env CMD" ;;
+esac

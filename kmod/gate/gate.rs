@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `aio_rs_gate.ko`: the entry points of aio_rs, in text that is never freed.
+//!
+//! No kernel primitive proves that a thread is not at the first or last instruction of a system
+//! call handler, so the handlers the kernel calls live here and the engine behind them can be
+//! unloaded exactly. Every entry counts itself in, looks at the table, runs the engine, counts
+//! itself out, and only then, uncounted, runs the kernel's own handler where the engine asked for
+//! it: that one may sleep for ever.
+//!
+//! # The proof
+//! [`COUNTS`] holds two numbers per line, entries and exits, that only grow. A thread adds to the
+//! entries of the CPU it enters on, before it reads [`OPS`], and to the exits of the CPU it leaves
+//! on, after its last instruction in the engine; all of it sequentially consistent. Detach stores
+//! null to `OPS`, then sums all exits, then sums all entries. An exit that was summed had its entry
+//! earlier, and that entry is summed too, so `entries >= exits`; with equality, every entry made
+//! before its line was summed has left. A thread that read a table from `OPS` made its entry before
+//! the null was stored, so it was summed, so it has left; any later thread reads null. The engine's
+//! text is then unreachable.
+//!
+//! # Lock
+//! [`SWITCH`] serialises attach and detach; module events already are, by the kernel.
+
+#![no_std]
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::SeqCst};
+
+use sys_bindings as sys;
+use sys_bindings::gate::{Ops, PASS, SLOTS, VERSION};
+
+/// As `struct aio_rs_gate_slot` of gate.c.
+#[repr(C)]
+struct SlotDecl {
+    number: c_int,
+    name: *const c_char,
+    expected: *mut c_void,
+}
+
+unsafe extern "C" {
+    safe static aio_rs_gate_slots: [SlotDecl; SLOTS];
+}
+
+// SAFETY: the C table is const and holds pointers to constants and functions of the kernel.
+unsafe impl Sync for SlotDecl {}
+
+/// A power of two; CPUs beyond it share lines.
+const LINES: usize = 64;
+
+/// One cache line pair (the adjacent line is prefetched too) of [`COUNTS`].
+#[repr(C, align(128))]
+struct Line {
+    entries: AtomicU64,
+    exits: AtomicU64,
+}
+
+static COUNTS: [Line; LINES] =
+    [const { Line { entries: AtomicU64::new(0), exits: AtomicU64::new(0) } }; LINES];
+
+/// The attached engine, or null.
+static OPS: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
+
+/// The table of the engine that is attached or detaching; only the holder of [`SWITCH`] looks.
+static ATTACHED: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
+
+static SWITCH: AtomicBool = AtomicBool::new(false);
+
+/// How long detach waits for threads inside the engine, in units of [`POLL`].
+const POLLS: u32 = 10_000;
+
+/// 1 ms as `sbintime_t` (a fixed-point second with 32 fraction bits).
+const POLL: i64 = (1 << 32) / 1000;
+
+/// Returns the line of the CPU this thread is on; it may be on another one already.
+fn line() -> &'static Line {
+    let cpu: u32;
+    // SAFETY: in the kernel %gs points to this CPU's struct pcpu; the read has no side effect.
+    unsafe {
+        core::arch::asm!(
+            "mov {cpu:e}, gs:[{offset}]",
+            cpu = out(reg) cpu,
+            offset = const core::mem::offset_of!(sys::pcpu, pc_cpuid),
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    &COUNTS[cpu as usize % LINES]
+}
+
+/// Runs `engine` with the attached table, counted; returns `absent` when there is none.
+#[inline(always)]
+fn counted<R>(absent: R, engine: impl FnOnce(&Ops) -> R) -> R {
+    line().entries.fetch_add(1, SeqCst);
+    // SAFETY: a table that was read here stays valid until this thread has counted itself out:
+    // attach's contract and the proof at the top of this file.
+    let result = match unsafe { OPS.load(SeqCst).as_ref() } {
+        Some(ops) => engine(ops),
+        None => absent,
+    };
+    line().exits.fetch_add(1, SeqCst);
+    result
+}
+
+/// What the kernel's table points to while an engine is attached, one instance per slot.
+unsafe extern "C" fn trampoline<const SLOT: usize>(
+    td: *mut sys::thread,
+    uap: *mut c_void,
+) -> c_int {
+    // SAFETY: the kernel calls a handler with the current thread and its arguments.
+    let result = counted(PASS, |ops| unsafe { (ops.syscall[SLOT])(ops.ctx, td, uap) });
+    if result != PASS {
+        return result;
+    }
+    // SAFETY: the kernel's own handler of this slot, which attach found there, has this type.
+    let original: unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int =
+        unsafe { core::mem::transmute(aio_rs_gate_slots[SLOT].expected) };
+    // SAFETY: it gets what the kernel called us with.
+    unsafe { original(td, uap) }
+}
+
+type Trampoline = unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int;
+
+static TRAMPOLINES: [Trampoline; SLOTS] = [
+    trampoline::<0>,
+    trampoline::<1>,
+    trampoline::<2>,
+    trampoline::<3>,
+    trampoline::<4>,
+    trampoline::<5>,
+    trampoline::<6>,
+    trampoline::<7>,
+    trampoline::<8>,
+    trampoline::<9>,
+    trampoline::<10>,
+    trampoline::<11>,
+    trampoline::<12>,
+    trampoline::<13>,
+    trampoline::<14>,
+];
+
+unsafe extern "C" fn process_exit(_arg: *mut c_void, p: *mut sys::proc_) {
+    // SAFETY: the event's contract: p is the current, single-threaded process.
+    counted((), |ops| unsafe { (ops.process_exit)(ops.ctx, p) });
+}
+
+unsafe extern "C" fn process_exec(
+    _arg: *mut c_void,
+    p: *mut sys::proc_,
+    _image: *mut sys::gate::ExecImage,
+) {
+    // SAFETY: the event's contract: p is the current, single-threaded process.
+    counted((), |ops| unsafe { (ops.process_exec)(ops.ctx, p) });
+}
+
+/// See [`sys::gate::aio_rs_gate_worker`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn aio_rs_gate_worker(arg: *mut c_void) {
+    // SAFETY: the engine started this process with an argument of its own.
+    counted((), |ops| unsafe { (ops.worker)(ops.ctx, arg) });
+    // SAFETY: this is the main function of a kernel process; no engine text follows.
+    unsafe { sys::kproc_exit(0) }
+}
+
+/// The word of `sysent[]` a slot lives in, or `None` where this kernel has no such call.
+fn sy_call(slot: usize) -> Option<&'static AtomicPtr<c_void>> {
+    let decl = &aio_rs_gate_slots[slot];
+    if decl.expected.is_null() {
+        return None;
+    }
+    let number = usize::try_from(decl.number).ok()?;
+    // SAFETY: the number is one of <sys/syscall.h> of the kernel this file is built for and tied
+    // to, so it lies inside sysent[]. sy_call is an aligned word that lives as long as the kernel
+    // and is read by it with single loads.
+    unsafe {
+        let entry = (&raw mut sys::sysent).cast::<sys::sysent>().add(number);
+        Some(AtomicPtr::from_ptr((&raw mut (*entry).sy_call).cast::<*mut c_void>()))
+    }
+}
+
+/// Prints one line about a slot.
+fn complain(format: &CStr, slot: usize) {
+    // SAFETY: both formats take one string, and the table's names are C strings.
+    unsafe { sys::printf(format.as_ptr(), aio_rs_gate_slots[slot].name) };
+}
+
+/// Puts the kernel's functions back into the first `count` slots.
+fn restore(count: usize) {
+    for slot in 0..count {
+        if let Some(word) = sy_call(slot) {
+            let ours = TRAMPOLINES[slot] as *mut c_void;
+            let _ = word.compare_exchange(ours, aio_rs_gate_slots[slot].expected, SeqCst, SeqCst);
+        }
+    }
+}
+
+/// Swaps all slots to the trampolines, or none.
+fn take() -> Result<(), c_int> {
+    for slot in 0..SLOTS {
+        let Some(word) = sy_call(slot) else { continue };
+        let expected = aio_rs_gate_slots[slot].expected;
+        let ours = TRAMPOLINES[slot] as *mut c_void;
+        if word.compare_exchange(expected, ours, SeqCst, SeqCst).is_err() {
+            complain(c"aio_rs: system call %s is not the kernel's own; not loaded\n", slot);
+            restore(slot);
+            return Err(sys::EEXIST as c_int);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until no thread is in the engine; false when one did not come back in time.
+fn drain() -> bool {
+    for _ in 0..POLLS {
+        let exits: u64 =
+            COUNTS.iter().fold(0, |sum, line| sum.wrapping_add(line.exits.load(SeqCst)));
+        let entries: u64 =
+            COUNTS.iter().fold(0, |sum, line| sum.wrapping_add(line.entries.load(SeqCst)));
+        if entries == exits {
+            return true;
+        }
+        // SAFETY: module events may sleep.
+        unsafe { sys::pause_sbt(c"aiogate".as_ptr(), POLL, 0, 0) };
+    }
+    false
+}
+
+/// See [`sys::gate::aio_rs_gate_attach`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn aio_rs_gate_attach(ops: *const Ops) -> c_int {
+    // SAFETY: the caller's table is valid; these two fields are in every version of it.
+    let (version, size) = unsafe { ((*ops).version, (*ops).size) };
+    if version != VERSION || (size as usize) < size_of::<Ops>() {
+        return sys::EPROGMISMATCH as c_int;
+    }
+    if SWITCH.swap(true, SeqCst) {
+        return sys::EBUSY as c_int;
+    }
+    let result = if ATTACHED.load(SeqCst).is_null() {
+        OPS.store(ops.cast_mut(), SeqCst);
+        match take() {
+            Ok(()) => {
+                ATTACHED.store(ops.cast_mut(), SeqCst);
+                0
+            }
+            Err(errno) => {
+                OPS.store(ptr::null_mut(), SeqCst);
+                // A process may have come in by a slot that was swapped for a moment.
+                while !drain() {}
+                errno
+            }
+        }
+    } else {
+        sys::EBUSY as c_int
+    };
+    SWITCH.store(false, SeqCst);
+    result
+}
+
+/// See [`sys::gate::aio_rs_gate_detach`].
+#[unsafe(no_mangle)]
+extern "C" fn aio_rs_gate_detach() -> c_int {
+    if SWITCH.swap(true, SeqCst) {
+        return sys::EBUSY as c_int;
+    }
+    let stacked = (0..SLOTS).find(|&slot| {
+        sy_call(slot).is_some_and(|word| word.load(SeqCst) != TRAMPOLINES[slot] as *mut c_void)
+    });
+    let result = if let Some(slot) = stacked {
+        complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n", slot);
+        sys::EBUSY as c_int
+    } else {
+        restore(SLOTS);
+        OPS.store(ptr::null_mut(), SeqCst);
+        if drain() {
+            ATTACHED.store(ptr::null_mut(), SeqCst);
+            0
+        } else {
+            OPS.store(ATTACHED.load(SeqCst), SeqCst);
+            if take().is_err() {
+                // Somebody took a slot in between; processes of ours would lose their requests.
+                // SAFETY: panic(9) with a constant message.
+                unsafe { sys::panic(c"aio_rs: lost a system call while detaching".as_ptr()) };
+            }
+            sys::EBUSY as c_int
+        }
+    };
+    SWITCH.store(false, SeqCst);
+    result
+}
+
+/// The module event handler: loads once, never unloads.
+#[unsafe(no_mangle)]
+extern "C" fn aio_rs_gate_modevent(
+    _module: sys::module_t,
+    event: c_int,
+    _arg: *mut c_void,
+) -> c_int {
+    match event as sys::modeventtype {
+        sys::MOD_LOAD => {
+            // SAFETY: the handlers have the types these two events call, and their text stays.
+            unsafe {
+                sys::eventhandler_register(
+                    ptr::null_mut(),
+                    c"process_exit".as_ptr(),
+                    process_exit as *mut c_void,
+                    ptr::null_mut(),
+                    sys::EVENTHANDLER_PRI_ANY as c_int,
+                );
+            }
+            // SAFETY: as above.
+            unsafe {
+                sys::eventhandler_register(
+                    ptr::null_mut(),
+                    c"process_exec".as_ptr(),
+                    process_exec as *mut c_void,
+                    ptr::null_mut(),
+                    sys::EVENTHANDLER_PRI_ANY as c_int,
+                );
+            }
+            0
+        }
+        // Its text may hold a thread that was preempted in a trampoline, so it stays for good.
+        sys::MOD_QUIESCE | sys::MOD_UNLOAD => sys::EBUSY as c_int,
+        sys::MOD_SHUTDOWN => 0,
+        _ => sys::EOPNOTSUPP as c_int,
+    }
+}
+
+#[panic_handler]
+fn panicked(_info: &core::panic::PanicInfo) -> ! {
+    // SAFETY: panic(9) with a constant message.
+    unsafe { sys::panic(c"aio_rs_gate: a broken invariant".as_ptr()) }
+}

@@ -1,0 +1,2 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Empty on purpose: see vnode_if.h beside it. */

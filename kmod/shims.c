@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One function for each kernel macro or inline function that Rust cannot call.  A shim is one
+ * kernel call without a branch; sys-bindings/shims.rs declares them.
+ */
+#include <sys/param.h>
+#include <sys/systm.h>
+#include <sys/counter.h>
+#include <sys/file.h>
+#include <sys/lock.h>
+#include <sys/mutex.h>
+#include <sys/proc.h>
+#include <sys/time.h>
+
+int
+aio_rs_fdrop(struct file *fp, struct thread *td)
+{
+	return (fdrop(fp, td));
+}
+
+int
+aio_rs_fo_read(struct file *fp, struct uio *uio, struct ucred *cred, int flags, struct thread *td)
+{
+	return (fo_read(fp, uio, cred, flags, td));
+}
+
+int
+aio_rs_fo_write(struct file *fp, struct uio *uio, struct ucred *cred, int flags, struct thread *td)
+{
+	return (fo_write(fp, uio, cred, flags, td));
+}
+
+void
+aio_rs_counter_add(counter_u64_t counter, int64_t count)
+{
+	counter_u64_add(counter, count);
+}
+
+sbintime_t
+aio_rs_sbinuptime(void)
+{
+	return (sbinuptime());
+}
+
+void
+aio_rs_proc_lock(struct proc *p)
+{
+	PROC_LOCK(p);
+}
+
+void
+aio_rs_proc_unlock(struct proc *p)
+{
+	PROC_UNLOCK(p);
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Runs bindgen over `wrapper.h` with the flags the kernel's own C is compiled with.
+//!
+//! `AIO_RS_CFLAGS` holds those flags; kmod/build.sh sets it from the chosen headers. bindgen's
+//! output goes to OUT_DIR and is never checked in: it belongs to one `__FreeBSD_version`.
+
+use std::{env, path::PathBuf};
+
+/// The kernel functions the engine and the gate may call. A name missing here does not reach Rust.
+const FUNCTIONS: &[&str] = &[
+    "__mtx_lock_flags",
+    "__mtx_unlock_flags",
+    "_mtx_init",
+    "_mtx_destroy",
+    "_sleep",
+    "_fdrop",
+    "bwillwrite",
+    "copyin",
+    "copyinuio",
+    "copyout",
+    "counter_u64_alloc",
+    "counter_u64_free",
+    "counter_u64_fetch",
+    "crfree",
+    "crhold",
+    "eventhandler_register",
+    "fget",
+    "fget_read",
+    "fget_write",
+    "free",
+    "fuword",
+    "fuword32",
+    "iosize_max",
+    "kern_psignal",
+    "kernel_sysctl",
+    "kproc_create",
+    "kproc_exit",
+    "malloc",
+    "malloc_aligned",
+    "panic",
+    "pause_sbt",
+    "eventratecheck",
+    "printf",
+    "suword",
+    "suword32",
+    "sysctl_add_oid",
+    "sysctl_ctx_free",
+    "sysctl_ctx_init",
+    "sysctl_find_oid",
+    "sysctl_handle_64",
+    "sysctl_handle_counter_u64",
+    "counted_warning",
+    "sysctl_handle_int",
+    "sysctl_handle_string",
+    "sysctl_wlock",
+    "sysctl_wunlock",
+    "vmspace_acquire_ref",
+    "vmspace_free",
+    "vmspace_switch_aio",
+    "vn_isdisk",
+    "wakeup",
+    "wakeup_one",
+    "sys_aio_.*",
+    "sys_lio_listio",
+    "freebsd6_aio_read",
+    "freebsd6_aio_write",
+    "freebsd6_lio_listio",
+];
+
+const VARIABLES: &[&str] = &[
+    "cap_no_rights",
+    "cap_pread_rights",
+    "cap_pwrite_rights",
+    "maxphys",
+    "path_fileops",
+    "sysent",
+    "tc_precexp",
+    "SYS_MAXSYSCALL",
+    "SYS_aio_.*",
+    "SYS_lio_listio",
+    "SYS_freebsd6_.*",
+    "AIO_.*",
+    "LIO_.*",
+    "SIGEV_.*",
+    "E[A-Z0-9]+",
+    "M_WAITOK",
+    "M_NOWAIT",
+    "M_ZERO",
+    "MTX_DEF",
+    "MTX_.*",
+    "PCATCH",
+    "PRIBIO",
+    "PUSER",
+    "C_ABSOLUTE",
+    "DTYPE_VNODE",
+    "FREAD",
+    "FWRITE",
+    "FOF_OFFSET",
+    "MNT_LOCAL",
+    "SIGPIPE",
+    "CTL.*",
+    "_SIG_MAXSIG",
+    "OID_AUTO",
+    "EVENTHANDLER_PRI_.*",
+    "RFHIGHPID",
+    "UIO_MAXIOV",
+    "SIGKILL",
+    "hz",
+    "VCHR",
+    "__FreeBSD_version",
+];
+
+const TYPES: &[&str] = &[
+    "aiocb",
+    "aio_.*_args",
+    "lio_listio_args",
+    "file",
+    "fileops",
+    "iovec",
+    "kaiocb",
+    "modeventtype",
+    "module_t",
+    "mount",
+    "mtx",
+    "pcpu",
+    "proc",
+    "rusage",
+    "sysctl_ctx_list",
+    "sysctl_oid",
+    "sysent",
+    "thread",
+    "timespec",
+    "timeval",
+    "ucred",
+    "uio",
+    "vmspace",
+    "vnode",
+    "vtype",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=wrapper.h");
+    println!("cargo:rerun-if-env-changed=AIO_RS_CFLAGS");
+    let Ok(cflags) = env::var("AIO_RS_CFLAGS") else {
+        eprintln!("AIO_RS_CFLAGS is not set: build with `make`, which finds the kernel's headers");
+        std::process::exit(1);
+    };
+    let mut builder = bindgen::Builder::default()
+        .header("wrapper.h")
+        .clang_args(cflags.split_whitespace())
+        .use_core()
+        .generate_comments(false)
+        .layout_tests(false)
+        .derive_debug(false)
+        .prepend_enum_name(false)
+        .fit_macro_constants(false)
+        // The same bytes on every machine: no formatter that may differ or be missing.
+        .formatter(bindgen::Formatter::None);
+    for name in FUNCTIONS {
+        builder = builder.allowlist_function(name);
+    }
+    for name in VARIABLES {
+        builder = builder.allowlist_var(name);
+    }
+    for name in TYPES {
+        builder = builder.allowlist_type(name);
+    }
+    let bindings = match builder.generate() {
+        Ok(bindings) => bindings,
+        Err(error) => {
+            eprintln!("bindgen: {error}");
+            std::process::exit(1);
+        }
+    };
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR is writable");
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The functions and objects of `kmod/*.c`.
+
+use core::ffi::c_int;
+
+use crate::raw::{counter_u64_t, file, malloc_type, proc_, sbintime_t, thread, ucred, uio};
+
+unsafe extern "C" {
+    pub fn aio_rs_fdrop(fp: *mut file, td: *mut thread) -> c_int;
+    pub fn aio_rs_fo_read(
+        fp: *mut file,
+        uio: *mut uio,
+        cred: *mut ucred,
+        flags: c_int,
+        td: *mut thread,
+    ) -> c_int;
+    pub fn aio_rs_fo_write(
+        fp: *mut file,
+        uio: *mut uio,
+        cred: *mut ucred,
+        flags: c_int,
+        td: *mut thread,
+    ) -> c_int;
+    pub fn aio_rs_counter_add(counter: counter_u64_t, count: i64);
+    pub fn aio_rs_sbinuptime() -> sbintime_t;
+    pub fn aio_rs_proc_lock(p: *mut proc_);
+    pub fn aio_rs_proc_unlock(p: *mut proc_);
+
+    /// `malloc_type M_AIO_RS[1]`.
+    pub static mut M_AIO_RS: [malloc_type; 1];
+    /// The kernel's type for what copyinuio(9) allocates.
+    pub static mut M_IOV: [malloc_type; 1];
+}
