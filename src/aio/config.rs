@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The limits and switches of aio(4), in the kernel's own variables, so that one sysctl serves both
+//! engines; and our own leaves, under `vfs.aio.rs`.
+
+use core::ffi::CStr;
+use core::sync::atomic::AtomicI32;
+
+use crate::kern::counter::Counter;
+use crate::kern::proc::Curthread;
+use crate::kern::sysctl::{IntVar, Tree};
+use crate::model::Errno;
+
+/// What the administrator set, read at each use. Any value is tolerated: a limit below 0 is 0.
+pub struct Config {
+    max_aio_procs: IntVar,
+    target_aio_procs: IntVar,
+    max_aio_queue: IntVar,
+    /// Requests of both engines that are not reaped.
+    pub num_queue_count: IntVar,
+    aiod_lifetime: IntVar,
+    max_aio_per_proc: IntVar,
+    max_aio_queue_per_proc: IntVar,
+    enable_unsafe: IntVar,
+    pub unsafe_warningcnt: IntVar,
+}
+
+impl Config {
+    /// Finds the variables. May sleep.
+    ///
+    /// # Errors
+    /// ENOENT: the kernel lacks one; the name is in the message buffer.
+    pub fn find(td: Curthread) -> Result<Config, Errno> {
+        let var = |name: &'static CStr| {
+            IntVar::find(td, name).inspect_err(|error| {
+                let name = name.to_str().unwrap_or("?");
+                crate::kern::printf::print(format_args!(
+                    "sysctl {name} not found (error {}); not loaded",
+                    error.code()
+                ));
+            })
+        };
+        Ok(Config {
+            max_aio_procs: var(c"vfs.aio.max_aio_procs")?,
+            target_aio_procs: var(c"vfs.aio.target_aio_procs")?,
+            max_aio_queue: var(c"vfs.aio.max_aio_queue")?,
+            num_queue_count: var(c"vfs.aio.num_queue_count")?,
+            aiod_lifetime: var(c"vfs.aio.aiod_lifetime")?,
+            max_aio_per_proc: var(c"vfs.aio.max_aio_per_proc")?,
+            max_aio_queue_per_proc: var(c"vfs.aio.max_aio_queue_per_proc")?,
+            enable_unsafe: var(c"vfs.aio.enable_unsafe")?,
+            unsafe_warningcnt: var(c"vfs.aio.unsafe_warningcnt")?,
+        })
+    }
+
+    /// Workers at most. At least 1: without any, accepted requests would never run.
+    pub fn workers_max(&self) -> usize {
+        at_least_zero(self.max_aio_procs).max(1)
+    }
+
+    /// Workers kept when idle. At least 1, for the same reason.
+    pub fn workers_target(&self) -> usize {
+        at_least_zero(self.target_aio_procs).clamp(1, self.workers_max())
+    }
+
+    /// How long a worker beyond the target stays idle, in clock ticks.
+    pub fn worker_lifetime(&self) -> i32 {
+        self.aiod_lifetime.get()
+    }
+
+    /// Requests in all, not reaped, at most.
+    pub fn queue_max(&self) -> i32 {
+        self.max_aio_queue.get()
+    }
+
+    /// Requests per process, not reaped, at most; also the length of a list.
+    pub fn queue_per_process_max(&self) -> usize {
+        at_least_zero(self.max_aio_queue_per_proc)
+    }
+
+    /// Requests per process that run at once, at most. At least 1.
+    pub fn running_per_process_max(&self) -> usize {
+        at_least_zero(self.max_aio_per_proc).max(1)
+    }
+
+    /// Whether files whose I/O may take for ever are allowed.
+    pub fn unsafe_enabled(&self) -> bool {
+        self.enable_unsafe.get() != 0
+    }
+}
+
+fn at_least_zero(var: IntVar) -> usize {
+    usize::try_from(var.get()).unwrap_or(0)
+}
+
+/// What can be seen from outside.
+pub struct Statistics {
+    /// Requests our engine completed or cancelled.
+    pub served: Counter,
+    /// Calls and requests of processes of ours that we refused because we do not serve them yet.
+    pub unserved: Counter,
+}
+
+impl Statistics {
+    /// Makes the counters. May sleep.
+    pub fn new() -> Statistics {
+        Statistics { served: Counter::new(), unserved: Counter::new() }
+    }
+
+    /// Adds our leaves to the tree. May sleep. All the arguments outlive the result.
+    pub fn publish(&self, td: Curthread, workers: &AtomicI32) -> Result<Tree, Errno> {
+        let tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
+        tree.string(c"version", VERSION, c"Version of aio_rs.ko")?;
+        tree.counter(c"served", &self.served, c"Requests this engine has completed")?;
+        tree.counter(
+            c"unserved",
+            &self.unserved,
+            c"Requests refused because this engine does not serve their kind yet",
+        )?;
+        tree.int(c"num_procs", workers, c"Worker processes of this engine")?;
+        Ok(tree)
+    }
+}
+
+/// `CARGO_PKG_VERSION` for C.
+const VERSION: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(version) => version,
+        Err(_) => panic!("a version holds no NUL"),
+    };

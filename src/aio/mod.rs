@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The engine: requests, the processes they belong to, the workers that perform them.
+//!
+//! One file per duty. No `unsafe` is allowed here; what the kernel wants is in `kern`.
+
+mod cancel;
+mod config;
+mod engine;
+mod pool;
+mod process;
+mod reap;
+mod request;
+mod rundown;
+mod submit;
+mod suspend;
+
+pub use cancel::Answer;
+pub use engine::{Engine, Served};
+pub use reap::Patience;
+pub use request::Operation;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What we keep about one process, from its first request to its exec or exit.
+//!
+//! # Lock
+//! `aio_rs process`, one per process: everything in [`Inner`].
+
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use super::request::Request;
+use crate::kern::mtx::{Guard, Mutex};
+use crate::kern::proc::LiveProc;
+use crate::kern::sleep::Channel;
+use crate::model::slab::Id;
+use crate::model::table::{Memory, Table};
+
+/// How many sleep channels a process has. More threads than these share some, and then look at
+/// their condition once in vain.
+const CHANNELS: usize = 64;
+
+/// See the file's text.
+pub struct Process {
+    inner: Mutex<Inner>,
+    /// Never read: only its addresses are used.
+    channels: [AtomicU8; CHANNELS],
+    numbers: AtomicU32,
+}
+
+/// What the process's mutex protects.
+pub struct Inner {
+    pub table: Table<Request>,
+    /// The process itself; taken when it exits or replaces its image.
+    pub live: Option<LiveProc>,
+    /// The pool's queue holds the process, or a worker is about to look.
+    pub scheduled: bool,
+    /// Workers that perform requests of this process now.
+    pub workers: usize,
+    /// The process has no request here and never will: its calls go to the built-in.
+    pub retired: bool,
+}
+
+impl Inner {
+    /// Whether the process must be put into the pool's queue; marks it so.
+    pub fn wants_worker(&mut self, most: usize) -> bool {
+        let wants = !self.scheduled
+            && self.workers < most
+            && self.live.is_some()
+            && self.table.pending() > 0;
+        self.scheduled |= wants;
+        wants
+    }
+}
+
+impl Process {
+    /// Makes the state of a process that has no request yet. May sleep.
+    pub fn new() -> Process {
+        Process {
+            inner: Mutex::new(
+                c"aio_rs process",
+                Inner {
+                    table: Table::default(),
+                    live: None,
+                    scheduled: false,
+                    workers: 0,
+                    retired: false,
+                },
+            ),
+            channels: [const { AtomicU8::new(0) }; CHANNELS],
+            numbers: AtomicU32::new(1),
+        }
+    }
+
+    /// Numbers a request, for the aiocb's private part.
+    pub fn next_number(&self) -> i64 {
+        i64::from(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Locks the process's state.
+    #[track_caller]
+    pub fn lock(&self) -> Guard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Where a registered thread sleeps.
+    pub fn channel(&self, waiter: Id) -> Channel {
+        Channel::of(&self.channels[waiter as usize % CHANNELS])
+    }
+
+    /// Where exit and exec wait for requests that run.
+    pub fn rundown_channel(&self) -> Channel {
+        Channel::of(&self.inner)
+    }
+
+    /// Wakes every thread that sleeps here, whatever for.
+    pub fn wake_all(&self) {
+        for channel in &self.channels {
+            Channel::of(channel).wakeup();
+        }
+    }
+
+    /// Locks the state with room for a submission, or for a thread that waits for `waits`
+    /// requests. May sleep.
+    pub fn lock_with_room(&self, submission: bool, waits: Option<usize>) -> Guard<'_, Inner> {
+        let mut spare: Option<Memory<Request>> = None;
+        loop {
+            let mut inner = self.lock();
+            if let Some(memory) = spare.take() {
+                spare = Some(inner.table.grow(memory));
+            }
+            let Some(need) = inner.table.lacks(submission, waits) else {
+                // What is left over must not be freed under the lock.
+                let left = spare.take();
+                if left.is_none() {
+                    return inner;
+                }
+                drop(inner);
+                drop(left);
+                continue;
+            };
+            drop(inner);
+            spare = Some(Memory::new(need));
+        }
+    }
+
+    /// Unlocks, and wakes the threads whose requests have finished: after unlocking, so that they
+    /// do not run into the mutex, and in batches, so that no memory is needed.
+    pub fn unlock_and_wake<'a>(&'a self, mut inner: Guard<'a, Inner>) {
+        const BATCH: usize = 8;
+        loop {
+            let mut batch = [None; BATCH];
+            let mut count = 0;
+            while count < BATCH {
+                let Some(waiter) = inner.table.next_fired() else { break };
+                batch[count] = Some(waiter);
+                count += 1;
+            }
+            drop(inner);
+            for waiter in batch.iter().flatten() {
+                self.channel(*waiter).wakeup();
+            }
+            if count < BATCH {
+                return;
+            }
+            inner = self.lock();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Exit and exec: a process leaves its requests behind.
+//!
+//! What has not begun is dropped, what is done is forgotten, and what runs becomes an orphan that
+//! owns all it needs: file, credential, address space. Requests on local files are waited for, so
+//! that a file is as the process left it when wait(2) reports the process; the worker that finishes
+//! the last one wakes us. A request that may take for ever (`vfs.aio.enable_unsafe`) is not waited
+//! for, so that the process can always be killed. No notification is sent.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::engine::Engine;
+use crate::kern::proc::Leaving;
+
+/// How many requests are taken out under one lock.
+const CHUNK: usize = 64;
+
+impl Engine {
+    /// Ends the AIO of a process that exits or replaces its image.
+    ///
+    /// # Context
+    /// Sleeps; no locks; the process has no other thread.
+    pub fn rundown(&self, leaving: &Leaving) {
+        let Some(process) = self.procs.leaving(leaving) else {
+            self.procs.remove(leaving, None);
+            return;
+        };
+        let mut out = Vec::with_capacity(CHUNK);
+        let mut inner = process.lock();
+        // From here on no worker begins a request of this process.
+        let live = inner.live.take();
+        loop {
+            let more = inner.table.rundown(&mut out);
+            drop(inner);
+            self.config.num_queue_count.subtract(i32::try_from(out.len()).unwrap_or(0));
+            out.clear();
+            inner = process.lock();
+            if !more {
+                break;
+            }
+        }
+        loop {
+            let before = inner.table.count();
+            let more = inner.table.disown(CHUNK);
+            let disowned = before - inner.table.count();
+            self.orphans.fetch_add(disowned, Ordering::AcqRel);
+            self.config.num_queue_count.subtract(i32::try_from(disowned).unwrap_or(0));
+            if !more {
+                break;
+            }
+        }
+        while inner.table.orphans_awaited() > 0 {
+            (inner, _) = inner.msleep(process.rundown_channel(), false, c"aioprn", None);
+        }
+        drop(inner);
+        self.procs.remove(leaving, live);
+        self.pool.unregister(&process);
+    }
+}

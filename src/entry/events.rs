@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Process events and worker entries, as the gate calls them.
+
+use core::ffi::c_void;
+
+use sys_bindings as sys;
+
+use crate::aio::Engine;
+use crate::kern::kproc::Worker;
+use crate::kern::proc::{Curthread, Leaving};
+
+/// A process exits, or replaces its image: both end its AIO.
+///
+/// # Safety
+/// As the gate calls it: `ctx` is the engine, `p` the current process in that event.
+pub unsafe extern "C" fn process_leaves(ctx: *mut c_void, p: *mut sys::proc_) {
+    // SAFETY: ctx is what attach was given; it outlives every counted call.
+    let engine: &Engine = unsafe { &*ctx.cast() };
+    // SAFETY: the event's contract.
+    let leaving = unsafe { Leaving::new(p) };
+    engine.rundown(&leaving);
+}
+
+/// A worker begins.
+///
+/// # Safety
+/// As the gate calls it: `ctx` is the engine, the current process was made by `kproc::create` and
+/// has no other thread, `argument` is what was passed there.
+pub unsafe extern "C" fn worker(ctx: *mut c_void, argument: *mut c_void) {
+    // SAFETY: ctx is what attach was given; it outlives every counted call.
+    let engine: &Engine = unsafe { &*ctx.cast() };
+    // SAFETY: a kernel process's main function runs as its own thread.
+    let worker = unsafe { Worker::new(Curthread::current()) };
+    engine.run_worker(&worker, argument.addr());
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Open files: owned references, what kind they are, and reading and writing at an offset.
+
+use core::ffi::c_int;
+use core::ptr::NonNull;
+
+use sys_bindings as sys;
+
+use super::kproc::Worker;
+use super::proc::Curthread;
+use super::uio::Buffer;
+use crate::model::Errno;
+
+/// An owned reference to an open file. Dropping the last one closes it, which may sleep.
+pub struct File(NonNull<sys::file>);
+
+// SAFETY: files are counted and lock themselves.
+unsafe impl Send for File {}
+
+/// What sort of file it is, as far as asynchronous I/O is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file or directory of a local file system: I/O ends in bounded time.
+    Local,
+    /// A disk device.
+    Disk,
+    /// The file's type queues requests itself (a socket).
+    Queues,
+    /// Anything else: I/O may take for ever.
+    Unsafe,
+}
+
+/// What the descriptor must allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Open for reading, with CAP_PREAD.
+    Pread,
+    /// Open for writing, with CAP_PWRITE.
+    Pwrite,
+    /// Open.
+    Any,
+}
+
+impl File {
+    /// Looks a descriptor of the current process up.
+    ///
+    /// # Errors
+    /// EBADF: not open, or not for this. ENOTCAPABLE: the descriptor's rights (rights(4)).
+    pub fn get(td: Curthread, fd: i32, access: Access) -> Result<File, Errno> {
+        let mut fp = core::ptr::null_mut();
+        // SAFETY: fget takes the current thread and constant rights, and returns a reference.
+        let code = unsafe {
+            match access {
+                Access::Pread => {
+                    sys::fget_read(td.as_ptr(), fd, &raw mut sys::cap_pread_rights, &mut fp)
+                }
+                Access::Pwrite => {
+                    sys::fget_write(td.as_ptr(), fd, &raw mut sys::cap_pwrite_rights, &mut fp)
+                }
+                Access::Any => sys::fget(td.as_ptr(), fd, &raw mut sys::cap_no_rights, &mut fp),
+            }
+        };
+        Errno::check(code)?;
+        NonNull::new(fp).map(File).ok_or(Errno::EBADF)
+    }
+
+    fn vnode(&self) -> Option<NonNull<sys::vnode>> {
+        // SAFETY: the reference is ours; f_vnode and f_type are set before a file is shared.
+        let (fp, vnode_type) = unsafe { (self.0.as_ref(), sys::DTYPE_VNODE) };
+        if u32::try_from(fp.f_type) != Ok(vnode_type) {
+            return None;
+        }
+        NonNull::new(fp.f_vnode)
+    }
+
+    /// Whether it was opened with O_PATH.
+    pub fn is_path(&self) -> bool {
+        // SAFETY: f_ops is set before a file is shared.
+        unsafe { self.0.as_ref().f_ops }.cast_const() == &raw const sys::path_fileops
+    }
+
+    /// Whether offsets below 0 mean something: on character devices.
+    pub fn is_character_device(&self) -> bool {
+        // SAFETY: f_vnode, where there is one, is referenced by the file.
+        unsafe {
+            NonNull::new(self.0.as_ref().f_vnode)
+                .is_some_and(|vp| u32::from(vp.as_ref().v_type) == u32::from(sys::VCHR))
+        }
+    }
+
+    /// What kind of file it is.
+    pub fn kind(&self) -> Kind {
+        // SAFETY: f_ops is set before a file is shared and points to constant tables.
+        if unsafe { (*self.0.as_ref().f_ops).fo_aio_queue }.is_some() {
+            return Kind::Queues;
+        }
+        let Some(vp) = self.vnode() else { return Kind::Unsafe };
+        if self.is_disk() {
+            return Kind::Disk;
+        }
+        // SAFETY: the file references the vnode. v_mount may become null when it is revoked, and
+        // the mount, while it can be seen here, is kept by the open file.
+        unsafe {
+            let kind = u32::from(vp.as_ref().v_type);
+            if kind != u32::from(sys::VREG) && kind != u32::from(sys::VDIR) {
+                return Kind::Unsafe;
+            }
+            let mount = (&raw const (*vp.as_ptr()).v_mount).read_volatile();
+            match mount.as_ref() {
+                Some(mount) if mount.mnt_flag & u64::from(sys::MNT_LOCAL) == 0 => Kind::Unsafe,
+                _ => Kind::Local,
+            }
+        }
+    }
+
+    /// Whether it is a disk device.
+    pub fn is_disk(&self) -> bool {
+        // SAFETY: the file references the vnode; vn_isdisk takes what locks it needs.
+        self.vnode().is_some_and(|vp| unsafe { sys::vn_isdisk(vp.as_ptr()) })
+    }
+
+    /// Reads into, or writes from, the user's buffer at `offset`, with the file's credential, as
+    /// the worker `td`, who is in the user's address space. Sleeps.
+    ///
+    /// Returns the bytes moved and how it ended; both may be there.
+    pub fn transfer(
+        &self,
+        worker: &Worker,
+        buffer: &mut Buffer,
+        write: bool,
+        offset: i64,
+    ) -> (usize, Result<(), Errno>) {
+        let td = worker.thread().as_ptr();
+        let fp = self.0.as_ptr();
+        if !write && buffer.len() == 0 {
+            return (0, Ok(()));
+        }
+        if write && self.vnode().is_some() {
+            // SAFETY: may sleep; no lock is held.
+            unsafe { sys::bwillwrite() };
+        }
+        let flags = sys::FOF_OFFSET as c_int;
+        let (code, moved) = buffer.with_uio(write, offset, td, |uio| {
+            // SAFETY: the file is referenced, its credential with it, td is the current thread.
+            unsafe {
+                let cred = (*fp).f_cred;
+                if write {
+                    sys::aio_rs_fo_write(fp, uio, cred, flags, td)
+                } else {
+                    sys::aio_rs_fo_read(fp, uio, cred, flags, td)
+                }
+            }
+        });
+        (moved, Errno::check(code))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let td = super::proc::curthread();
+        // SAFETY: the reference is ours, td is the current thread. The result is what close(2)
+        // would report to nobody.
+        unsafe { sys::aio_rs_fdrop(self.0.as_ptr(), td) };
+    }
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! From a process to what we keep about it, without a lock on the way that matters.
+//!
+//! Only threads of a process look its entry up, and only its exit or exec event, when no other
+//! thread is left, removes it. So an entry that a thread finds under its own process's key cannot
+//! go away while that thread is in a system call, and the value may be borrowed that long.
+//!
+//! Entries are never freed before the map is, only reused. A reader whose chain is changed under it
+//! can therefore miss its entry, never find a wrong one; a miss is trusted only if nothing was
+//! removed meanwhile, else it is repeated under the lock.
+//!
+//! # Lock
+//! `aio_rs procs`: all changes of chains. Nothing is locked under it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use super::mtx::Mutex;
+use super::proc::{Curthread, Leaving, LiveProc, ProcId};
+
+/// 32 KiB of heads; a machine with more AIO processes has chains.
+const BUCKETS: usize = 4096;
+
+struct Entry<T> {
+    key: AtomicUsize,
+    /// Null: the process belongs to the built-in.
+    value: AtomicPtr<T>,
+    next: AtomicPtr<Entry<T>>,
+}
+
+/// A borrowed count of a value: the map's entry owns it, and stays while its process is in a call.
+pub struct Held<'a, T> {
+    value: ManuallyDrop<Arc<T>>,
+    _entry: PhantomData<&'a T>,
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.value
+    }
+}
+
+/// What is known about a process.
+pub enum Owner<'a, T> {
+    /// Nothing: it has not used AIO yet.
+    Nobody,
+    /// It was left to the built-in.
+    Builtin,
+    /// It is ours.
+    Ours(Held<'a, T>),
+}
+
+/// What became of an attempt to decide a process's owner.
+pub enum Decided<'a, T> {
+    /// This attempt made it ours; the process is the value's to watch over.
+    New(Held<'a, T>, LiveProc),
+    /// Another thread had decided before.
+    Before(Owner<'a, T>),
+}
+
+/// See the file's text.
+pub struct ProcMap<T> {
+    buckets: Box<[AtomicPtr<Entry<T>>]>,
+    removals: AtomicU64,
+    free: Mutex<*mut Entry<T>>,
+}
+
+// SAFETY: entries are atomics, changed under the lock only; values are shared by Arc.
+unsafe impl<T: Send + Sync> Sync for ProcMap<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Send for ProcMap<T> {}
+
+impl<T> ProcMap<T> {
+    /// Makes an empty map. May sleep.
+    pub fn new() -> ProcMap<T> {
+        ProcMap {
+            buckets: (0..BUCKETS).map(|_| AtomicPtr::new(ptr::null_mut())).collect(),
+            removals: AtomicU64::new(0),
+            free: Mutex::new(c"aio_rs procs", ptr::null_mut()),
+        }
+    }
+
+    fn bucket(&self, id: ProcId) -> &AtomicPtr<Entry<T>> {
+        // struct proc is about 1.4 KB, so its low bits carry little.
+        let mixed = (id.address() as u64 >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.buckets[(mixed >> 40) as usize % BUCKETS]
+    }
+
+    fn walk(&self, id: ProcId) -> Option<&Entry<T>> {
+        let mut at = self.bucket(id).load(Ordering::Acquire);
+        // SAFETY: entries live as long as the map.
+        while let Some(entry) = unsafe { at.as_ref() } {
+            if entry.key.load(Ordering::Acquire) == id.address() {
+                return Some(entry);
+            }
+            at = entry.next.load(Ordering::Acquire);
+        }
+        None
+    }
+
+    fn find(&self, id: ProcId) -> Option<&Entry<T>> {
+        let before = self.removals.load(Ordering::SeqCst);
+        if let Some(entry) = self.walk(id) {
+            return Some(entry);
+        }
+        if self.removals.load(Ordering::SeqCst) == before {
+            return None;
+        }
+        let _lock = self.free.lock();
+        self.walk(id)
+    }
+
+    fn owner_of<'a>(entry: Option<&'a Entry<T>>) -> Owner<'a, T> {
+        let Some(entry) = entry else { return Owner::Nobody };
+        let raw = entry.value.load(Ordering::Acquire);
+        if raw.is_null() {
+            return Owner::Builtin;
+        }
+        // SAFETY: what Arc::into_raw gave in decide; the count is the entry's and is not given up
+        // here.
+        let value = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
+        Owner::Ours(Held { value, _entry: PhantomData })
+    }
+
+    /// Looks the current process up. Context: any.
+    pub fn get<'a>(&'a self, td: Curthread<'a>) -> Owner<'a, T> {
+        Self::owner_of(self.find(td.proc_id()))
+    }
+
+    /// Decides whose the current process is, unless that is decided: ours with a value, the
+    /// built-in's without. May sleep.
+    pub fn decide<'a>(&'a self, td: Curthread<'a>, value: Option<Arc<T>>) -> Decided<'a, T> {
+        let id = td.proc_id();
+        let ours = value.is_some();
+        let spare = Box::new(Entry {
+            key: AtomicUsize::new(0),
+            value: AtomicPtr::new(ptr::null_mut()),
+            next: AtomicPtr::new(ptr::null_mut()),
+        });
+        let mut free = self.free.lock();
+        if let Some(entry) = self.walk(id) {
+            drop(free);
+            return Decided::Before(Self::owner_of(Some(entry)));
+        }
+        let (entry, left) = match ptr::NonNull::new(*free) {
+            Some(entry) => {
+                // SAFETY: entries live as long as the map.
+                *free = unsafe { entry.as_ref() }.next.load(Ordering::Relaxed);
+                (entry.as_ptr(), Some(spare))
+            }
+            None => (Box::into_raw(spare), None),
+        };
+        let raw = value.map_or(ptr::null_mut(), |value| Arc::into_raw(value).cast_mut());
+        let bucket = self.bucket(id);
+        // SAFETY: entries live as long as the map; this one is in no chain.
+        let entry = unsafe { &*entry };
+        entry.value.store(raw, Ordering::Relaxed);
+        entry.next.store(bucket.load(Ordering::Relaxed), Ordering::Relaxed);
+        entry.key.store(id.address(), Ordering::Release);
+        bucket.store(ptr::from_ref(entry).cast_mut(), Ordering::Release);
+        drop(free);
+        drop(left);
+        match Self::owner_of(Some(entry)) {
+            Owner::Ours(value) if ours => Decided::New(value, LiveProc::of(td)),
+            other => Decided::Before(other),
+        }
+    }
+
+    /// Looks a leaving process's value up.
+    pub fn leaving(&self, leaving: &Leaving) -> Option<Arc<T>> {
+        match Self::owner_of(self.find(leaving.id())) {
+            Owner::Ours(value) => Some(Arc::clone(&value)),
+            _ => None,
+        }
+    }
+
+    /// Forgets a process that leaves. `live` is what [`ProcMap::decide`] gave for it, if it is
+    /// ours.
+    pub fn remove(&self, leaving: &Leaving, live: Option<LiveProc>) {
+        let id = leaving.id();
+        if self.find(id).is_none() {
+            return;
+        }
+        let mut free = self.free.lock();
+        let mut link = self.bucket(id);
+        let entry = loop {
+            // SAFETY: entries live as long as the map.
+            let Some(entry) = (unsafe { link.load(Ordering::Relaxed).as_ref() }) else {
+                return;
+            };
+            if entry.key.load(Ordering::Relaxed) == id.address() {
+                break entry;
+            }
+            link = &entry.next;
+        };
+        link.store(entry.next.load(Ordering::Relaxed), Ordering::Release);
+        // Before the entry can be seen in another chain, so that a reader led astray repeats.
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        entry.key.store(0, Ordering::Release);
+        let raw = entry.value.swap(ptr::null_mut(), Ordering::Relaxed);
+        entry.next.store(*free, Ordering::Release);
+        *free = ptr::from_ref(entry).cast_mut();
+        drop(free);
+        if !raw.is_null() {
+            assert!(
+                live.is_some_and(|live| live.id() == id),
+                "a process of ours is forgotten while it may be used"
+            );
+            // SAFETY: what decide stored; the entry held one count.
+            drop(unsafe { Arc::from_raw(raw) });
+        }
+    }
+
+    /// Calls `visit` with every value, until it returns false. The values may go at any time but
+    /// for the count this holds.
+    pub fn all(&self, mut visit: impl FnMut(&Arc<T>) -> bool) {
+        for bucket in &self.buckets {
+            let mut skip = 0;
+            // One at a time: `visit` takes locks, which must not nest in ours.
+            while let Some(value) = self.nth(bucket, skip) {
+                if !visit(&value) {
+                    return;
+                }
+                skip += 1;
+            }
+        }
+    }
+
+    fn nth(&self, bucket: &AtomicPtr<Entry<T>>, skip: usize) -> Option<Arc<T>> {
+        let _lock = self.free.lock();
+        let mut at = bucket.load(Ordering::Relaxed);
+        let mut left = skip;
+        // SAFETY: entries live as long as the map.
+        while let Some(entry) = unsafe { at.as_ref() } {
+            let raw = entry.value.load(Ordering::Relaxed);
+            if !raw.is_null() {
+                if left == 0 {
+                    // SAFETY: the entry holds a count, and the lock keeps the entry.
+                    unsafe { Arc::increment_strong_count(raw) };
+                    // SAFETY: the count just taken.
+                    return Some(unsafe { Arc::from_raw(raw) });
+                }
+                left -= 1;
+            }
+            at = entry.next.load(Ordering::Relaxed);
+        }
+        None
+    }
+}
+
+impl<T> Drop for ProcMap<T> {
+    fn drop(&mut self) {
+        let free = core::mem::replace(&mut *self.free.lock(), ptr::null_mut());
+        let heads = self.buckets.iter_mut().map(|bucket| *bucket.get_mut());
+        for head in heads.chain([free]) {
+            let mut at = head;
+            while !at.is_null() {
+                // SAFETY: every entry was made by Box and is in one chain or the free list; nobody
+                // looks any more.
+                let mut entry = unsafe { Box::from_raw(at) };
+                at = *entry.next.get_mut();
+                let raw = *entry.value.get_mut();
+                if !raw.is_null() {
+                    // SAFETY: what decide stored.
+                    drop(unsafe { Arc::from_raw(raw) });
+                }
+            }
+        }
+    }
+}

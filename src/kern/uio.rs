@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! uio(9): the user's buffers of one transfer.
+
+use core::ffi::c_int;
+use core::ptr::NonNull;
+
+use sys_bindings as sys;
+
+use super::user::UserPtr;
+use crate::model::Errno;
+
+/// Where a transfer's bytes are in the process.
+pub enum Buffer {
+    /// One range; not checked before the transfer.
+    One { base: UserPtr, len: usize },
+    /// A vector copied in with its array.
+    Vector(Vector),
+}
+
+/// What copyinuio(9) made: a uio with its iovecs, in one allocation.
+pub struct Vector(NonNull<sys::uio>);
+
+// SAFETY: kernel memory that nothing else refers to.
+unsafe impl Send for Vector {}
+
+impl Buffer {
+    /// Copies a vector in. May sleep.
+    ///
+    /// # Errors
+    /// EFAULT: the array is not readable. EINVAL: more than 1,024 elements, or lengths whose sum
+    /// overflows.
+    pub fn copyinuio(iov: UserPtr, count: u32) -> Result<Buffer, Errno> {
+        let mut uio = core::ptr::null_mut();
+        let base = core::ptr::without_provenance(iov.address() as usize);
+        // SAFETY: copyinuio checks the user's array and allocates the result.
+        let code = unsafe { sys::copyinuio(base, count, &mut uio) };
+        Errno::check(code)?;
+        match NonNull::new(uio) {
+            Some(uio) => Ok(Buffer::Vector(Vector(uio))),
+            None => Err(Errno::EFAULT),
+        }
+    }
+
+    /// The bytes to be moved.
+    pub fn len(&self) -> usize {
+        match self {
+            Buffer::One { len, .. } => *len,
+            // SAFETY: ours, and initialised by copyinuio.
+            Buffer::Vector(vector) => unsafe { (*vector.0.as_ptr()).uio_resid }.unsigned_abs(),
+        }
+    }
+
+    /// Calls `transfer` with a uio over the buffer, and returns its code and the bytes moved.
+    pub(super) fn with_uio(
+        &mut self,
+        write: bool,
+        offset: i64,
+        td: *mut sys::thread,
+        transfer: impl FnOnce(*mut sys::uio) -> c_int,
+    ) -> (c_int, usize) {
+        let total = self.len();
+        let direction = if write { sys::UIO_WRITE } else { sys::UIO_READ };
+        let mut iov = sys::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        let mut uio;
+        let uio = match self {
+            Buffer::One { base, len } => {
+                iov.iov_base = core::ptr::without_provenance_mut(base.address() as usize);
+                iov.iov_len = *len;
+                uio = sys::uio {
+                    uio_iov: &mut iov,
+                    uio_iovcnt: 1,
+                    uio_offset: offset,
+                    uio_resid: len.cast_signed(),
+                    uio_segflg: sys::UIO_USERSPACE,
+                    uio_rw: direction,
+                    uio_td: td,
+                };
+                &raw mut uio
+            }
+            Buffer::Vector(vector) => {
+                let uio = vector.0.as_ptr();
+                // SAFETY: ours alone; a transfer consumes it once.
+                unsafe {
+                    (*uio).uio_offset = offset;
+                    (*uio).uio_segflg = sys::UIO_USERSPACE;
+                    (*uio).uio_rw = direction;
+                    (*uio).uio_td = td;
+                }
+                uio
+            }
+        };
+        let code = transfer(uio);
+        // SAFETY: the uio outlives the call above.
+        let left = unsafe { (*uio).uio_resid }.unsigned_abs();
+        (code, total.saturating_sub(left))
+    }
+}
+
+impl Drop for Vector {
+    fn drop(&mut self) {
+        // SAFETY: copyinuio allocated it with this type; the transfer is over.
+        unsafe { sys::free(self.0.as_ptr().cast(), (&raw mut sys::M_IOV).cast()) }
+    }
+}
+
+/// The most bytes one transfer may have (SSIZE_MAX, or what `debug.iosize_max_clamp` says).
+pub fn iosize_max() -> usize {
+    // SAFETY: reads a variable.
+    unsafe { sys::iosize_max() }
+}
