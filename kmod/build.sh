@@ -7,7 +7,9 @@
 #   kmod/build.sh headers   make the kernel's headers ready
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
 #   kmod/build.sh programs  build the guest programs
-#   kmod/build.sh env CMD   run CMD with the build's environment
+#   kmod/build.sh lint      lint the kernel half
+#   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
+#   kmod/build.sh version   the __FreeBSD_version that is built for
 #
 # FREEBSD=14|15 names a packaged header set; SYSDIR=<dir> a kernel source tree, which wins.
 set -eu
@@ -41,7 +43,9 @@ Linux)
 	CC=$llvm/clang LD=$llvm/ld.lld AR=$llvm/llvm-ar OBJCOPY=$llvm/llvm-objcopy
 	CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc
 	LIBCLANG_PATH=/usr/lib/llvm-19/lib
-	export LIBCLANG_PATH ;;
+	# Debian's toolchain, whatever else is installed: cargo finds its helpers in PATH.
+	PATH=/usr/bin:$PATH
+	export LIBCLANG_PATH PATH ;;
 FreeBSD)
 	CC=cc LD=ld AR=ar OBJCOPY=objcopy CARGO=cargo RUSTC=rustc
 	if [ -z "$SYSDIR" ] && [ -f /usr/src/sys/sys/param.h ]; then
@@ -211,7 +215,7 @@ host_cargo() {
 check() {
 	host_cargo build --quiet --locked --release -p kocheck
 	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" --stack-frame 1024 \
-	    --stack-chain 3072 --report "$out/kocheck.txt" "$@"
+	    --stack-chain 3072 --report "$out/kocheck.txt" "$@" >/dev/null
 }
 
 # The programs that run in a guest: static, without libc, for any FreeBSD on amd64.
@@ -219,6 +223,16 @@ programs() {
 	cd "$top"
 	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
 	    --config tests/guest/freebsd.toml
+}
+
+# Lints the kernel half for this machine: the same code, with a prebuilt core.
+lint() {
+	headers
+	set_flags
+	cd "$top"
+	export CC AR
+	CARGO_TARGET_DIR=$top/target/lint $CARGO clippy --quiet --locked -p aio_rs -p aio_rs_gate -p sys-bindings \
+	    --features aio_rs/kernel -- -D warnings
 }
 
 modules() {
@@ -241,7 +255,8 @@ deps) deps ;;
 headers) headers ;;
 modules) modules ;;
 programs) programs ;;
-env) shift; headers; set_flags; cd "$top"; "$@" ;;
+host) shift; cd "$top"; host_cargo "$@" ;;
+lint) lint ;;
 version) echo "$target" ;;
-*) die "usage: kmod/build.sh deps|headers|modules|programs|env CMD" ;;
+*) die "usage: kmod/build.sh deps|headers|modules|programs|lint|host ARGS|version" ;;
 esac

@@ -107,7 +107,7 @@ const VARIABLES: &[&str] = &[
     "SIGKILL",
     "hz",
     "VCHR",
-    "__FreeBSD_version",
+    "AIO_RS_FREEBSD_VERSION",
 ];
 
 const TYPES: &[&str] = &[
@@ -117,6 +117,7 @@ const TYPES: &[&str] = &[
     "file",
     "fileops",
     "iovec",
+    "uio",
     "kaiocb",
     "modeventtype",
     "module_t",

@@ -1,1 +1,133 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Pins the layout of every structure we share with the kernel, at compile time.
+//!
+//! bindgen's reading of the headers is compared with numbers that do not come from it: for 1400507
+//! from an object compiled with that kernel's own options and flags; for 14.3 (1403000) and 15.0
+//! (1500068), of which there was no kernel at hand, from a C compiler's reading of the packaged
+//! headers. A number holds from the first version that has it; other versions than these three are
+//! not asserted.
+//!
+//! Between 1400507 and 14.3 none of these differs.
 
+use crate::FREEBSD_VERSION;
+use crate::raw::*;
+
+/// The number for the version that is built for: `None` where we know none.
+const fn expected(v1400507: usize, v1403000: usize, v1500068: usize) -> Option<usize> {
+    match FREEBSD_VERSION {
+        1_400_507 => Some(v1400507),
+        1_403_000 => Some(v1403000),
+        1_500_068 => Some(v1500068),
+        _ => None,
+    }
+}
+
+const fn same(actual: usize, expected: Option<usize>) -> bool {
+    match expected {
+        Some(expected) => actual == expected,
+        None => true,
+    }
+}
+
+macro_rules! layout {
+    ($($name:ident: size($($size:literal)+) { $($field:ident $($offset:literal)+;)* })*) => {
+        $(
+            const _: () = assert!(
+                same(size_of::<$name>(), layout!(@pick $($size)+)),
+                concat!("the size of ", stringify!($name), " is not this kernel's"),
+            );
+            $(const _: () = assert!(
+                same(core::mem::offset_of!($name, $field), layout!(@pick $($offset)+)),
+                concat!("the offset of ", stringify!($field), " is not this kernel's"),
+            );)*
+        )*
+    };
+    (@pick $all:literal) => { expected($all, $all, $all) };
+    (@pick $a:literal $b:literal $c:literal) => { expected($a, $b, $c) };
+}
+
+// Bytes: one number for all versions, or one each for 1400507, 1403000 and 1500068.
+layout! {
+    thread: size(1776 1776 1824) {
+        td_proc 8;
+        td_ucred 384 384 392;
+        td_ru 424 424 432;
+        td_uretoff 1120 1120 1168;
+    }
+    proc_: size(1376 1376 1368) {
+        p_vmspace 520;
+        p_aioinfo 904;
+    }
+    file: size(80) {
+        f_ops 16;
+        f_vnode 24;
+        f_cred 32;
+        f_type 40;
+    }
+    fileops: size(224 224 232) {
+        fo_read 0;
+        fo_write 8;
+        fo_aio_queue 112;
+    }
+    vnode: size(448 448 440) {
+        v_type 0;
+        v_mount 32;
+    }
+    mount: size(2816) {
+        mnt_flag 8;
+    }
+    mtx: size(32) {
+        lock_object 0;
+        mtx_lock 24;
+    }
+    uio: size(48) {
+        uio_iov 0;
+        uio_iovcnt 8;
+        uio_offset 16;
+        uio_resid 24;
+        uio_segflg 32;
+        uio_rw 36;
+        uio_td 40;
+    }
+    iovec: size(16) {
+        iov_base 0;
+        iov_len 8;
+    }
+    aiocb: size(160) {
+        aio_fildes 0;
+        aio_offset 8;
+        aio_buf 16;
+        aio_nbytes 24;
+        aio_lio_opcode 48;
+        _aiocb_private 56;
+        aio_sigevent 80;
+    }
+    sysent: size(32) {
+        sy_call 0;
+    }
+    sysctl_oid: size(112) {
+        oid_children 0;
+        oid_kind 44;
+        oid_arg1 48;
+    }
+    sysctl_ctx_list: size(16) {
+    }
+    pcpu: size(4096) {
+        pc_curthread 0;
+        pc_cpuid 60;
+    }
+    rusage: size(144) {
+        ru_inblock 88;
+        ru_oublock 96;
+        ru_msgsnd 104;
+        ru_msgrcv 112;
+    }
+    timespec: size(16) {
+        tv_sec 0;
+        tv_nsec 8;
+    }
+    timeval: size(16) {
+        tv_sec 0;
+        tv_usec 8;
+    }
+}

@@ -29,4 +29,4 @@ mod raw {
 pub use raw::*;
 
 /// `__FreeBSD_version` of the headers.
-pub const FREEBSD_VERSION: u32 = __FreeBSD_version;
+pub const FREEBSD_VERSION: u32 = AIO_RS_FREEBSD_VERSION;

@@ -39,3 +39,6 @@
 #include <vm/pmap.h>
 #include <vm/vm_map.h>
 #include <vm/vm_extern.h>
+
+/* A macro given on the command line does not reach bindgen by itself. */
+enum { AIO_RS_FREEBSD_VERSION = __FreeBSD_version };

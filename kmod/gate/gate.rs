@@ -9,11 +9,11 @@
 //!
 //! # The proof
 //! [`COUNTS`] holds two numbers per line, entries and exits, that only grow. A thread adds to the
-//! entries of the CPU it enters on, before it reads [`OPS`], and to the exits of the CPU it leaves
+//! entries of the CPU it enters on, before it reads [`OPS`] or [`EVENT_OPS`], and to the exits of the CPU it leaves
 //! on, after its last instruction in the engine; all of it sequentially consistent. Detach stores
-//! null to `OPS`, then sums all exits, then sums all entries. An exit that was summed had its entry
+//! null to both, then sums all exits, then sums all entries. An exit that was summed had its entry
 //! earlier, and that entry is summed too, so `entries >= exits`; with equality, every entry made
-//! before its line was summed has left. A thread that read a table from `OPS` made its entry before
+//! before its line was summed has left. A thread that read a table from either made its entry before
 //! the null was stored, so it was summed, so it has left; any later thread reads null. The engine's
 //! text is then unreachable.
 //!
@@ -58,8 +58,12 @@ struct Line {
 static COUNTS: [Line; LINES] =
     [const { Line { entries: AtomicU64::new(0), exits: AtomicU64::new(0) } }; LINES];
 
-/// The attached engine, or null.
+/// The attached engine, or null: what system calls and workers look at.
 static OPS: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
+
+/// The same for process events. They are closed last, so that no exit is missed by a detach that
+/// fails.
+static EVENT_OPS: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
 
 /// The table of the engine that is attached or detaching; only the holder of [`SWITCH`] looks.
 static ATTACHED: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
@@ -87,13 +91,13 @@ fn line() -> &'static Line {
     &COUNTS[cpu as usize % LINES]
 }
 
-/// Runs `engine` with the attached table, counted; returns `absent` when there is none.
+/// Runs `engine` with the table found in `table`, counted; returns `absent` when there is none.
 #[inline(always)]
-fn counted<R>(absent: R, engine: impl FnOnce(&Ops) -> R) -> R {
+fn counted<R>(table: &AtomicPtr<Ops>, absent: R, engine: impl FnOnce(&Ops) -> R) -> R {
     line().entries.fetch_add(1, SeqCst);
     // SAFETY: a table that was read here stays valid until this thread has counted itself out:
     // attach's contract and the proof at the top of this file.
-    let result = match unsafe { OPS.load(SeqCst).as_ref() } {
+    let result = match unsafe { table.load(SeqCst).as_ref() } {
         Some(ops) => engine(ops),
         None => absent,
     };
@@ -107,7 +111,7 @@ unsafe extern "C" fn trampoline<const SLOT: usize>(
     uap: *mut c_void,
 ) -> c_int {
     // SAFETY: the kernel calls a handler with the current thread and its arguments.
-    let result = counted(PASS, |ops| unsafe { (ops.syscall[SLOT])(ops.ctx, td, uap) });
+    let result = counted(&OPS, PASS, |ops| unsafe { (ops.syscall[SLOT])(ops.ctx, td, uap) });
     if result != PASS {
         return result;
     }
@@ -140,7 +144,7 @@ static TRAMPOLINES: [Trampoline; SLOTS] = [
 
 unsafe extern "C" fn process_exit(_arg: *mut c_void, p: *mut sys::proc_) {
     // SAFETY: the event's contract: p is the current, single-threaded process.
-    counted((), |ops| unsafe { (ops.process_exit)(ops.ctx, p) });
+    counted(&EVENT_OPS, (), |ops| unsafe { (ops.process_exit)(ops.ctx, p) });
 }
 
 unsafe extern "C" fn process_exec(
@@ -149,14 +153,14 @@ unsafe extern "C" fn process_exec(
     _image: *mut sys::gate::ExecImage,
 ) {
     // SAFETY: the event's contract: p is the current, single-threaded process.
-    counted((), |ops| unsafe { (ops.process_exec)(ops.ctx, p) });
+    counted(&EVENT_OPS, (), |ops| unsafe { (ops.process_exec)(ops.ctx, p) });
 }
 
 /// See [`sys::gate::aio_rs_gate_worker`].
 #[unsafe(no_mangle)]
 unsafe extern "C" fn aio_rs_gate_worker(arg: *mut c_void) {
     // SAFETY: the engine started this process with an argument of its own.
-    counted((), |ops| unsafe { (ops.worker)(ops.ctx, arg) });
+    counted(&OPS, (), |ops| unsafe { (ops.worker)(ops.ctx, arg) });
     // SAFETY: this is the main function of a kernel process; no engine text follows.
     unsafe { sys::kproc_exit(0) }
 }
@@ -236,18 +240,16 @@ unsafe extern "C" fn aio_rs_gate_attach(ops: *const Ops) -> c_int {
         return sys::EBUSY as c_int;
     }
     let result = if ATTACHED.load(SeqCst).is_null() {
-        OPS.store(ops.cast_mut(), SeqCst);
+        // The trampolines pass everything on until the table is there, so a failure leaves nobody
+        // inside.
         match take() {
             Ok(()) => {
                 ATTACHED.store(ops.cast_mut(), SeqCst);
+                EVENT_OPS.store(ops.cast_mut(), SeqCst);
+                OPS.store(ops.cast_mut(), SeqCst);
                 0
             }
-            Err(errno) => {
-                OPS.store(ptr::null_mut(), SeqCst);
-                // A process may have come in by a slot that was swapped for a moment.
-                while !drain() {}
-                errno
-            }
+            Err(errno) => errno,
         }
     } else {
         sys::EBUSY as c_int
@@ -271,16 +273,28 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     } else {
         restore(SLOTS);
         OPS.store(ptr::null_mut(), SeqCst);
-        if drain() {
+        let mut drained = drain();
+        if drained {
+            EVENT_OPS.store(ptr::null_mut(), SeqCst);
+            drained = drain();
+        }
+        if drained {
             ATTACHED.store(ptr::null_mut(), SeqCst);
             0
         } else {
-            OPS.store(ATTACHED.load(SeqCst), SeqCst);
-            if take().is_err() {
-                // Somebody took a slot in between; processes of ours would lose their requests.
-                // SAFETY: panic(9) with a constant message.
-                unsafe { sys::panic(c"aio_rs: lost a system call while detaching".as_ptr()) };
+            let ops = ATTACHED.load(SeqCst);
+            EVENT_OPS.store(ops, SeqCst);
+            // When somebody took a slot in between, the engine stays, but gets no calls.
+            if take().is_ok() {
+                OPS.store(ops, SeqCst);
             }
+            // SAFETY: the format takes one string. (Without any, the compiler would call puts.)
+            unsafe {
+                sys::printf(
+                    c"aio_rs: %s; not unloaded\n".as_ptr(),
+                    c"a thread does not leave a call".as_ptr(),
+                )
+            };
             sys::EBUSY as c_int
         }
     };

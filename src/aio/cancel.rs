@@ -30,7 +30,7 @@ impl Engine {
     /// EBADF: the descriptor is not open.
     pub fn cancel(&self, td: Curthread, fd: i32, user: Option<UserAiocb>) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
-        if process.lock().retired {
+        if self.is_retired(&mut process.lock()) {
             return Ok(Served::Pass);
         }
         let file = File::get(td, fd, Access::Any)?;
@@ -45,11 +45,11 @@ impl Engine {
                 Some(user) => inner.table.cancel_one(fd, user.address()),
                 None => inner.table.cancel_all(fd, CHUNK),
             };
-            process.unlock_and_wake(inner);
-            cancelled += now.cancelled;
             for _ in 0..now.cancelled {
                 self.statistics.served.increment();
             }
+            process.unlock_and_wake(inner);
+            cancelled += now.cancelled;
             if user.is_some() || now.cancelled < CHUNK {
                 break now.running;
             }

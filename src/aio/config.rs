@@ -2,11 +2,13 @@
 //! The limits and switches of aio(4), in the kernel's own variables, so that one sysctl serves both
 //! engines; and our own leaves, under `vfs.aio.rs`.
 
+use alloc::sync::Arc;
 use core::ffi::CStr;
 use core::sync::atomic::AtomicI32;
 
 use crate::kern::counter::Counter;
 use crate::kern::proc::Curthread;
+use crate::kern::sleep::Span;
 use crate::kern::sysctl::{IntVar, Tree};
 use crate::model::Errno;
 
@@ -62,9 +64,10 @@ impl Config {
         at_least_zero(self.target_aio_procs).clamp(1, self.workers_max())
     }
 
-    /// How long a worker beyond the target stays idle, in clock ticks.
-    pub fn worker_lifetime(&self) -> i32 {
-        self.aiod_lifetime.get()
+    /// How long a worker beyond the target stays idle; `None`: for ever, as the built-in's with 0.
+    pub fn worker_lifetime(&self) -> Option<Span> {
+        let ticks = self.aiod_lifetime.get();
+        (ticks > 0).then(|| Span::from_ticks(ticks))
     }
 
     /// Requests in all, not reaped, at most.
@@ -77,9 +80,9 @@ impl Config {
         at_least_zero(self.max_aio_queue_per_proc)
     }
 
-    /// Requests per process that run at once, at most. At least 1.
+    /// Requests per process that run at once, at most. With 0 none begins until it is raised.
     pub fn running_per_process_max(&self) -> usize {
-        at_least_zero(self.max_aio_per_proc).max(1)
+        at_least_zero(self.max_aio_per_proc)
     }
 
     /// Whether files whose I/O may take for ever are allowed.
@@ -95,20 +98,20 @@ fn at_least_zero(var: IntVar) -> usize {
 /// What can be seen from outside.
 pub struct Statistics {
     /// Requests our engine completed or cancelled.
-    pub served: Counter,
+    pub served: Arc<Counter>,
     /// Calls and requests of processes of ours that we refused because we do not serve them yet.
-    pub unserved: Counter,
+    pub unserved: Arc<Counter>,
 }
 
 impl Statistics {
     /// Makes the counters. May sleep.
     pub fn new() -> Statistics {
-        Statistics { served: Counter::new(), unserved: Counter::new() }
+        Statistics { served: Arc::new(Counter::new()), unserved: Arc::new(Counter::new()) }
     }
 
-    /// Adds our leaves to the tree. May sleep. All the arguments outlive the result.
-    pub fn publish(&self, td: Curthread, workers: &AtomicI32) -> Result<Tree, Errno> {
-        let tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
+    /// Adds our leaves to the tree. May sleep.
+    pub fn publish(&self, td: Curthread, workers: &Arc<AtomicI32>) -> Result<Tree, Errno> {
+        let mut tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
         tree.string(c"version", VERSION, c"Version of aio_rs.ko")?;
         tree.counter(c"served", &self.served, c"Requests this engine has completed")?;
         tree.counter(

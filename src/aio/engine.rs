@@ -4,30 +4,31 @@
 //! A process is ours or the built-in's from its first request to its exec or exit. Calls that
 //! create state decide; the others follow. See `docs/architecture.md`.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use super::config::{Config, Statistics};
 use super::pool::Pool;
-use super::process::Process;
+use super::process::{self, Process};
 use super::request::Request;
 use crate::kern::kproc::Worker;
 use crate::kern::printf::{RateLimit, print};
 use crate::kern::proc::Curthread;
 use crate::kern::procmap::{Decided, Held, Owner, ProcMap};
 use crate::kern::sysctl::Tree;
+use crate::kern::user::UserAiocb;
 use crate::model::Errno;
 use crate::model::table::Finished;
 
 /// See the file's text.
 pub struct Engine {
-    // Before what its leaves point to.
     _tree: Tree,
     pub(super) config: Config,
-    pub(super) statistics: Box<Statistics>,
+    pub(super) statistics: Statistics,
     pub(super) procs: ProcMap<Process>,
-    pub(super) pool: Box<Pool>,
+    pub(super) pool: Pool,
+    /// The next request's number.
+    numbers: AtomicI32,
     /// Requests that run for processes that are gone.
     pub(super) orphans: AtomicUsize,
     unserved_log: RateLimit,
@@ -60,9 +61,9 @@ impl Engine {
     /// the message buffer.
     pub fn new(td: Curthread) -> Result<Engine, Errno> {
         let config = Config::find(td)?;
-        let statistics = Box::new(Statistics::new());
-        let pool = Box::new(Pool::new());
-        let tree = statistics.publish(td, &pool.workers).inspect_err(|error| {
+        let statistics = Statistics::new();
+        let pool = Pool::new();
+        let tree = statistics.publish(td, pool.present()).inspect_err(|error| {
             print(format_args!("vfs.aio.rs cannot be made (error {}); not loaded", error.code()));
         })?;
         Ok(Engine {
@@ -71,9 +72,23 @@ impl Engine {
             statistics,
             procs: ProcMap::new(),
             pool,
+            numbers: AtomicI32::new(1),
             orphans: AtomicUsize::new(0),
             unserved_log: RateLimit::new(),
             closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins work: after the gate was opened. May sleep.
+    ///
+    /// # Errors
+    /// The workers' manager cannot be started, as fork(2) says.
+    pub fn start(&self) -> Result<(), Errno> {
+        self.pool.start().inspect_err(|error| {
+            print(format_args!(
+                "no kernel process can be started (error {}); not loaded",
+                error.code()
+            ));
         })
     }
 
@@ -95,61 +110,93 @@ impl Engine {
     /// Makes an undecided process ours; `None` when it turns out to be the built-in's. May sleep.
     pub(super) fn claim<'a>(&'a self, td: Curthread<'a>) -> Option<Held<'a, Process>> {
         self.pool.register();
-        match self.procs.decide(td, Some(Arc::new(Process::new()))) {
-            Decided::New(process, live) => {
-                let mut inner = process.lock();
-                // Unload looks at all processes after it has set the flag: either it sees this one
-                // or this thread sees the flag.
-                inner.live = Some(live);
-                inner.retired |= self.closing.load(Ordering::SeqCst);
-                let retired = inner.retired;
-                drop(inner);
-                (!retired).then_some(process)
-            }
+        let owner = match self.procs.claim(td, |live| Arc::new(Process::new(live))) {
+            Decided::Now(owner) => owner,
             Decided::Before(owner) => {
                 self.pool.forget_registration();
-                match owner {
-                    Owner::Ours(process) => Some(process),
-                    _ => None,
-                }
+                owner
             }
+        };
+        match owner {
+            Owner::Ours(process) => Some(process),
+            Owner::Builtin | Owner::Nobody => None,
         }
     }
 
     /// Leaves an undecided process to the built-in. If another thread has just made it ours,
     /// returns it. May sleep.
     pub(super) fn disclaim<'a>(&'a self, td: Curthread<'a>) -> Option<Held<'a, Process>> {
-        match self.procs.decide(td, None) {
+        match self.procs.disclaim(td) {
             Decided::Before(Owner::Ours(process)) => Some(process),
             _ => None,
         }
     }
 
-    /// A process of ours wants what we do not serve yet.
-    pub fn refuse(&self, what: &str) -> Errno {
+    /// Whether the process's calls go to the built-in. A process without a request retires here
+    /// when the engine closes: unload looks at all processes after it has set the flag, so either
+    /// it sees the request of a thread that came by here before, or that thread sees the flag.
+    pub(super) fn is_retired(&self, inner: &mut process::Inner) -> bool {
+        if inner.table.count() == 0 && self.closing.load(Ordering::SeqCst) {
+            inner.retired = true;
+        }
+        inner.retired
+    }
+
+    /// The next request's number, for the aiocb's private part.
+    pub(super) fn next_number(&self) -> i64 {
+        i64::from(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Answers a process of ours that wants what we do not serve yet. If no request of it was ever
+    /// accepted it becomes the built-in's, with the threads that sleep here.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP.
+    pub(super) fn unserved(&self, process: &Process, what: &str) -> Result<Served, Errno> {
+        let mut inner = process.lock();
+        if self.is_retired(&mut inner) {
+            return Ok(Served::Pass);
+        }
+        if !inner.accepted {
+            inner.retired = true;
+            drop(inner);
+            process.wake_all();
+            return Ok(Served::Pass);
+        }
+        drop(inner);
         self.statistics.unserved.increment();
         if self.unserved_log.allows() {
             print(format_args!("{what} is not served yet; EOPNOTSUPP"));
         }
-        Errno::EOPNOTSUPP
+        Err(Errno::EOPNOTSUPP)
     }
 
-    /// A call we do not serve at all yet, whoever makes it.
-    pub fn unserved_call(&self, td: Curthread, what: &str) -> Result<Served, Errno> {
-        match self.who(td) {
-            Who::Ours(process) if !process.lock().retired => Err(self.refuse(what)),
+    /// Answers a call we do not serve at all yet, whoever makes it; `user` is the aiocb it names.
+    pub fn unserved_call(
+        &self,
+        td: Curthread,
+        user: Option<UserAiocb>,
+        what: &str,
+    ) -> Result<Served, Errno> {
+        let process = match self.who(td) {
+            Who::Builtin => return Ok(Served::Pass),
+            Who::Ours(process) => process,
             // The kernel's handler makes the process its own.
             Who::Nobody => match self.disclaim(td) {
-                Some(_) => Err(self.refuse(what)),
-                None => Ok(Served::Pass),
+                Some(process) => process,
+                None => return Ok(Served::Pass),
             },
-            _ => Ok(Served::Pass),
-        }
+        };
+        self.unserved(&process, what).inspect_err(|error| {
+            if let Some(user) = user {
+                user.store_initial();
+                user.store_error(i64::from(error.code()));
+            }
+        })
     }
 
     /// What remains to be done about a request that was performed, without a lock. May sleep.
     pub(super) fn finished(&self, process: &Process, finished: Finished<Request>) {
-        self.statistics.served.increment();
         if let Finished::Gone { payload, last } = finished {
             drop(payload);
             self.orphans.fetch_sub(1, Ordering::AcqRel);
@@ -191,16 +238,20 @@ impl Engine {
     pub fn close(&self) -> Result<(), Errno> {
         self.closing.store(true, Ordering::SeqCst);
         let result = self.idle().and_then(|()| {
-            let mut busy = 0;
+            let mut free = true;
             self.procs.all(|process| {
                 let mut inner = process.lock();
-                busy = inner.table.count();
-                inner.retired |= busy == 0;
+                free = self.is_retired(&mut inner);
                 drop(inner);
+                // Threads that sleep without a request go to the built-in.
                 process.wake_all();
-                busy == 0
+                free
             });
-            if busy == 0 { Ok(()) } else { self.idle().and(Err(Errno::EBUSY)) }
+            if !free {
+                print(format_args!("busy: a request came meanwhile"));
+                return Err(Errno::EBUSY);
+            }
+            Ok(())
         });
         match result {
             Ok(()) => self.pool.stop(),

@@ -3,39 +3,52 @@
 //!
 //! The unit of the queue is the process, not the request: a worker takes a process, moves into its
 //! address space once, and performs its requests until none is left or another process waits. A
-//! process is in the queue at most once (`Inner::scheduled`), so the queue is as long as there are
-//! processes and a submission to a process that is already scheduled does not come here at all.
+//! process is in the queue at most once (`scheduled`), so a submission to a process that is already
+//! scheduled does not come here at all.
 //!
-//! Differences from the built-in: one worker always stays, so that an accepted request never lacks
-//! one; and the submitter starts workers itself, so that it learns when none can be had.
+//! Workers are started by one more kernel process, the manager, and never by a submitter: fork(2)'s
+//! inside looks at the signals of whoever calls it, and sleeps half a second when it fails. A
+//! submitter waits for the manager only while there is no worker at all, which is where it learns
+//! that none can be had.
+//!
+//! Difference from the built-in: one worker always stays, so that an accepted request never lacks
+//! one.
 //!
 //! # Lock
 //! `aio_rs pool`: everything in [`Inner`]. Taken after a process's mutex or alone; nothing is
 //! locked under it.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::config::Config;
 use super::engine::Engine;
-use super::process::Process;
+use super::process::{self, Process};
 use crate::kern::kproc::{self, Worker};
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::sleep::{Channel, Deadline, Span};
-use crate::kern::vmspace::{Home, Visit, Vmspace};
+use crate::kern::vmspace::Home;
 use crate::model::Errno;
+
+/// How many sleep channels the workers have.
+const SEATS: usize = 256;
+
+/// The seat of the manager, who is no worker.
+const MANAGER: usize = usize::MAX;
 
 /// See the file's text.
 pub struct Pool {
     inner: Mutex<Inner>,
-    /// Workers that exist, for `vfs.aio.rs.num_procs` and a look without the lock.
-    pub workers: AtomicI32,
+    /// Workers that run, for `vfs.aio.rs.num_procs` and a look without the lock.
+    present: Arc<AtomicI32>,
     /// The queue's length, for a look without the lock.
     queued: AtomicUsize,
     /// Only its addresses are used; seats beyond it share them.
-    seats: [u8; 256],
+    seats: Box<[u8]>,
 }
 
 struct Inner {
@@ -45,12 +58,16 @@ struct Inner {
     /// Seats of idle workers, youngest last. Has room for every seat.
     idle: Vec<usize>,
     seats: Vec<Seat>,
+    /// Workers that run, are about to, or are about to end.
     workers: usize,
-    /// Workers that have been started and not yet looked at the queue.
+    /// Workers that have not looked at the queue for the first time.
     arriving: usize,
-    /// A thread is starting a worker.
-    starting: bool,
-    /// Workers are to end.
+    /// Attempts to start a worker that failed.
+    failures: u32,
+    /// Somebody has used AIO, so the workers that are to be kept are to be there.
+    demanded: bool,
+    manager: Manager,
+    /// Workers and manager are to end.
     stopping: bool,
 }
 
@@ -59,6 +76,39 @@ enum Seat {
     Vacant,
     Busy,
     Idle,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manager {
+    Absent,
+    Busy,
+    /// Asleep until there is something to do.
+    Idle,
+}
+
+/// Somebody to be woken, once no lock is held.
+#[must_use]
+pub struct Kick(Option<Channel>);
+
+impl Kick {
+    /// Nobody.
+    pub const NONE: Kick = Kick(None);
+
+    /// Wakes whom it is for.
+    pub fn deliver(self) {
+        if let Some(channel) = self.0 {
+            channel.wakeup();
+        }
+    }
+}
+
+impl Inner {
+    /// Whether another worker is to be started.
+    fn lacks_worker(&self, config: &Config) -> bool {
+        let wanted = self.queue.len() > self.arriving && self.idle.is_empty();
+        (self.demanded && self.workers < config.workers_target())
+            || (wanted && self.workers < config.workers_max())
+    }
 }
 
 impl Pool {
@@ -71,24 +121,36 @@ impl Pool {
             seats: Vec::new(),
             workers: 0,
             arriving: 0,
-            starting: false,
+            failures: 0,
+            demanded: false,
+            manager: Manager::Absent,
             stopping: false,
         };
         Pool {
             inner: Mutex::new(c"aio_rs pool", inner),
-            workers: AtomicI32::new(0),
+            present: Arc::new(AtomicI32::new(0)),
             queued: AtomicUsize::new(0),
-            seats: [0; 256],
+            seats: vec![0; SEATS].into(),
         }
+    }
+
+    /// The number of workers, kept up to date.
+    pub fn present(&self) -> &Arc<AtomicI32> {
+        &self.present
     }
 
     fn seat_channel(&self, seat: usize) -> Channel {
         Channel::of(&self.seats[seat % self.seats.len()])
     }
 
-    /// Where threads wait for a worker's start or for the last one's end.
+    /// Where the manager sleeps.
+    fn manager_channel(&self) -> Channel {
+        Channel::of(&self.queued)
+    }
+
+    /// Where threads wait for a worker's start or failure, or for the last one's end.
     fn count_channel(&self) -> Channel {
-        Channel::of(&self.workers)
+        Channel::of(&self.inner)
     }
 
     /// Makes room in the queue for one more process. May sleep.
@@ -116,7 +178,7 @@ impl Pool {
         self.inner.lock().processes -= 1;
     }
 
-    /// Gives the room back; the process is not in the queue and will not be.
+    /// Gives the room back. The process is not live, so nobody will queue it again.
     pub fn unregister(&self, process: &Arc<Process>) {
         let mut inner = self.inner.lock();
         let place = inner.queue.iter().position(|queued| Arc::ptr_eq(queued, process));
@@ -127,129 +189,157 @@ impl Pool {
         drop(queued);
     }
 
-    /// Whether a process waits for a worker.
-    fn is_contended(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) > 0
+    /// Starts the manager, in a process context without a pending signal. May sleep.
+    ///
+    /// # Errors
+    /// As fork(2).
+    pub fn start(&self) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        if inner.manager != Manager::Absent || inner.stopping {
+            return Ok(());
+        }
+        inner.manager = Manager::Busy;
+        drop(inner);
+        kproc::create(c"aiod_kick", None, MANAGER).inspect_err(|_| {
+            let mut inner = self.inner.lock();
+            inner.manager = Manager::Absent;
+            drop(inner);
+            self.count_channel().wakeup();
+        })
     }
 
-    /// Makes sure that there is a worker. Sleeps only when there is none.
+    /// Makes sure that there is a worker. Sleeps only while there is none, and then for a bounded
+    /// time: the manager takes no signals.
     ///
     /// # Errors
     /// EAGAIN: there is none, and none can be started.
-    pub fn ensure_worker(&self, config: &Config) -> Result<(), Errno> {
-        if self.workers.load(Ordering::Acquire) > 0 {
+    pub fn ensure_worker(&self) -> Result<(), Errno> {
+        // Once there is one, one stays until unload, before which all processes retire.
+        if self.present.load(Ordering::Acquire) > 0 {
             return Ok(());
         }
+        self.start().map_err(|_| Errno::EAGAIN)?;
         let mut inner = self.inner.lock();
-        while inner.workers == 0 {
-            if inner.starting {
-                (inner, _) = inner.msleep(self.count_channel(), false, c"aiostrt", None);
-                continue;
-            }
-            drop(inner);
-            if self.start_worker(1).is_err() {
+        let failures = inner.failures;
+        inner.demanded = true;
+        while self.present.load(Ordering::Acquire) == 0 && !inner.stopping {
+            if inner.failures != failures || inner.manager == Manager::Absent {
                 return Err(Errno::EAGAIN);
             }
-            // The others as the administrator wants them; the first is all we need.
-            while self.start_worker(config.workers_target()) == Ok(true) {}
-            inner = self.inner.lock();
+            self.manager_channel().wakeup();
+            (inner, _) = inner.msleep(self.count_channel(), false, c"aiostrt", None);
         }
         Ok(())
     }
 
-    /// Queues a process whose `scheduled` the caller has just set, for a worker that is idle or,
-    /// when there is none, for a new one. Sleeps only to start one.
-    pub fn schedule(&self, config: &Config, process: Arc<Process>) {
+    /// Queues a process that wants a worker, if it does: under its lock, so that it cannot leave in
+    /// between. The kick is for after unlocking.
+    pub fn schedule(
+        &self,
+        config: &Config,
+        process: &Arc<Process>,
+        locked: &mut process::Inner,
+    ) -> Kick {
+        if !locked.wants_worker(config.running_per_process_max()) {
+            return Kick::NONE;
+        }
+        locked.scheduled = true;
         let mut inner = self.inner.lock();
-        inner.queue.push_back(process);
+        inner.queue.push_back(process.clone());
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
-        match inner.idle.pop() {
-            Some(seat) => {
-                inner.seats[seat] = Seat::Busy;
-                drop(inner);
-                self.seat_channel(seat).wakeup();
-            }
-            None => {
-                // A worker that is on its way will take it.
-                let grow = inner.workers < config.workers_max()
-                    && !inner.starting
-                    && inner.arriving < inner.queue.len();
-                drop(inner);
-                if grow {
-                    // Without another worker the present ones do it all.
-                    let _ = self.start_worker(config.workers_max());
-                }
-            }
+        if let Some(seat) = inner.idle.pop() {
+            inner.seats[seat] = Seat::Busy;
+            return Kick(Some(self.seat_channel(seat)));
+        }
+        // A manager that is busy looks again before it sleeps.
+        let manage = inner.manager == Manager::Idle && inner.lacks_worker(config);
+        Kick(manage.then(|| self.manager_channel()))
+    }
+
+    /// Begins the life of a worker, or the manager's, by its seat. Returns when it is to end.
+    pub fn run(&self, engine: &Engine, worker: &Worker, seat: usize) {
+        if seat == MANAGER {
+            self.manage(&engine.config);
+        } else {
+            self.work(engine, worker, seat);
         }
     }
 
-    /// Starts one worker if there are fewer than `most` and no other thread is starting one. Says
-    /// whether it did. Sleeps.
-    fn start_worker(&self, most: usize) -> Result<bool, Errno> {
-        let mut room = (Vec::new(), Vec::new());
-        let seat = loop {
-            let mut inner = self.inner.lock();
-            if inner.workers >= most || inner.starting || inner.stopping {
-                drop(inner);
-                return Ok(false);
-            }
-            if let Some(seat) = inner.seats.iter().position(|&seat| seat == Seat::Vacant) {
-                inner.starting = true;
-                break seat;
-            }
-            let seats = inner.seats.len();
-            if room.0.capacity() > seats {
-                let (larger, idle): &mut (Vec<Seat>, Vec<usize>) = &mut room;
-                larger.extend_from_slice(&inner.seats);
-                larger.resize(larger.capacity(), Seat::Vacant);
-                idle.extend_from_slice(&inner.idle);
-                core::mem::swap(larger, &mut inner.seats);
-                core::mem::swap(idle, &mut inner.idle);
+    /// The manager's life: starts workers as long as some are lacking.
+    fn manage(&self, config: &Config) {
+        let mut inner = self.inner.lock();
+        while !inner.stopping {
+            if !inner.lacks_worker(config) {
+                inner.manager = Manager::Idle;
+                (inner, _) = inner.msleep(self.manager_channel(), false, c"aiokick", None);
+                inner.manager = Manager::Busy;
                 continue;
             }
-            drop(inner);
-            let capacity = (seats + 1).next_power_of_two().max(8);
-            room = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
-        };
-        let number = u32::try_from(seat).unwrap_or(u32::MAX);
-        let started = kproc::create(c"aiod%d", number, seat);
-        let mut inner = self.inner.lock();
-        inner.starting = false;
-        if started.is_ok() {
+            let Some(seat) = inner.seats.iter().position(|&seat| seat == Seat::Vacant) else {
+                inner = self.more_seats(inner);
+                continue;
+            };
             inner.seats[seat] = Seat::Busy;
             inner.workers += 1;
             inner.arriving += 1;
-            self.workers.fetch_add(1, Ordering::Release);
+            drop(inner);
+            let number = u32::try_from(seat).unwrap_or(u32::MAX);
+            let started = kproc::create(c"aiod", Some(number), seat);
+            inner = self.inner.lock();
+            if started.is_err() {
+                inner.seats[seat] = Seat::Vacant;
+                inner.workers -= 1;
+                inner.arriving -= 1;
+                inner.failures = inner.failures.wrapping_add(1);
+                self.count_channel().wakeup();
+                // What is queued may still be waiting then.
+                let pause = Some(Deadline::after(Span::SECOND));
+                (inner, _) = inner.msleep(self.manager_channel(), false, c"aiofail", pause);
+            }
         }
+        inner.manager = Manager::Absent;
         drop(inner);
-        drop(room);
         self.count_channel().wakeup();
-        started.map(|()| true)
     }
 
-    /// A worker's life. Returns when it is to end.
-    pub fn run(&self, engine: &Engine, worker: &Worker, seat: usize) {
-        let home = Home::new(worker);
-        let mut stay: Option<Visit> = None;
+    /// Makes room for more workers. Only the manager does.
+    fn more_seats<'a>(&'a self, inner: Guard<'a, Inner>) -> Guard<'a, Inner> {
+        let count = (inner.seats.len() + 1).next_power_of_two().max(8);
+        drop(inner);
+        let mut seats = Vec::with_capacity(count);
+        let mut idle = Vec::with_capacity(count);
         let mut inner = self.inner.lock();
-        // Not before the thread that started us has counted us.
-        while inner.starting {
-            (inner, _) = inner.msleep(self.count_channel(), false, c"aiostrt", None);
-        }
+        seats.extend_from_slice(&inner.seats);
+        seats.resize(count, Seat::Vacant);
+        idle.extend_from_slice(&inner.idle);
+        core::mem::swap(&mut seats, &mut inner.seats);
+        core::mem::swap(&mut idle, &mut inner.idle);
+        // The old ones must not be freed under the lock.
+        drop(inner);
+        drop((seats, idle));
+        self.inner.lock()
+    }
+
+    /// A worker's life.
+    fn work(&self, engine: &Engine, worker: &Worker, seat: usize) {
+        let mut home = Home::new(worker);
+        self.present.fetch_add(1, Ordering::Release);
+        let mut inner = self.inner.lock();
         inner.arriving -= 1;
+        self.count_channel().wakeup();
         loop {
             if let Some(process) = inner.queue.pop_front() {
                 self.queued.store(inner.queue.len(), Ordering::Relaxed);
                 drop(inner);
-                self.serve(engine, worker, &home, &mut stay, &process);
+                self.serve(engine, worker, &mut home, &process);
                 drop(process);
                 inner = self.inner.lock();
                 continue;
             }
-            if stay.is_some() {
+            if home.is_away() {
                 // Nobody's address space is kept while idle. Going home may sleep, so look again.
                 drop(inner);
-                stay = None;
+                home.go_back();
                 inner = self.inner.lock();
                 continue;
             }
@@ -263,8 +353,11 @@ impl Pool {
             }
         }
         inner.seats[seat] = Seat::Vacant;
+        self.present.fetch_sub(1, Ordering::Release);
+        drop(inner);
+        drop(home);
+        let mut inner = self.inner.lock();
         inner.workers -= 1;
-        self.workers.fetch_sub(1, Ordering::Release);
         drop(inner);
         self.count_channel().wakeup();
     }
@@ -278,9 +371,9 @@ impl Pool {
     ) -> (Guard<'a, Inner>, bool) {
         inner.seats[seat] = Seat::Idle;
         inner.idle.push(seat);
-        let deadline = Deadline::after(Span::from_ticks(engine.config.worker_lifetime()));
+        let deadline = engine.config.worker_lifetime().map(Deadline::after);
         let ended;
-        (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", Some(deadline));
+        (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", deadline);
         if inner.seats[seat] == Seat::Busy {
             // Taken off the stack by whoever has work.
             return (inner, false);
@@ -294,41 +387,26 @@ impl Pool {
     }
 
     /// Performs requests of one process until there is none, or another process waits.
-    fn serve<'h>(
-        &self,
-        engine: &Engine,
-        worker: &Worker,
-        home: &'h Home,
-        stay: &mut Option<Visit<'h>>,
-        process: &Arc<Process>,
-    ) {
-        let most = engine.config.running_per_process_max();
+    fn serve(&self, engine: &Engine, worker: &Worker, home: &mut Home, process: &Arc<Process>) {
+        let config = &engine.config;
         let mut inner = process.lock();
         inner.scheduled = false;
-        let Some(vm) = inner.live.as_ref().and_then(Vmspace::of) else { return };
-        if inner.workers >= most {
-            // As soon as one of them is done it looks for more.
-            drop(inner);
-            drop(vm);
+        if inner.live.is_none() || inner.workers >= config.running_per_process_max() {
+            // Gone; or as soon as one of its workers is done, that one looks for more.
             return;
         }
-        let Some((mut id, mut request)) = inner.table.start() else {
-            drop(inner);
-            drop(vm);
-            return;
-        };
+        let Some((mut id, mut request)) = inner.table.start() else { return };
         inner.workers += 1;
-        let mut help = inner.wants_worker(most);
+        // Others may help, as long as there is more.
+        let mut help = self.schedule(config, process, &mut inner);
         drop(inner);
         loop {
-            if help {
-                self.schedule(&engine.config, process.clone());
-            }
-            if stay.as_ref().is_none_or(|visit| !visit.is_in(&vm)) {
-                *stay = None;
-                *stay = Some(home.visit(&vm));
+            help.deliver();
+            if let Some(vm) = request.vm.take() {
+                home.visit(vm);
             }
             let performed = request.perform(worker);
+            engine.statistics.served.increment();
             let mut inner = process.lock();
             if performed.broken_pipe
                 && let Some(live) = inner.live.as_ref()
@@ -336,15 +414,14 @@ impl Pool {
                 live.signal_pipe();
             }
             let finished = inner.table.finish(id, request, performed.outcome);
-            // The address space may have been exchanged (rfork(2)): then somebody else goes on.
-            let again = !self.is_contended()
-                && inner.workers <= most
-                && inner.live.as_ref().is_some_and(|live| vm.is_of(live));
+            // The process's own place in the queue is no reason to stop.
+            let contended = self.queued.load(Ordering::Relaxed) > usize::from(inner.scheduled);
+            let again = !contended && inner.workers <= config.running_per_process_max();
             let next = if again { inner.table.start() } else { None };
             if next.is_none() {
                 inner.workers -= 1;
             }
-            help = inner.wants_worker(most);
+            help = self.schedule(config, process, &mut inner);
             process.unlock_and_wake(inner);
             engine.finished(process, finished);
             match next {
@@ -352,23 +429,25 @@ impl Pool {
                 None => break,
             }
         }
-        if help {
-            self.schedule(&engine.config, process.clone());
-        }
-        drop(vm);
+        help.deliver();
     }
 
-    /// Has all workers end, and waits for it. No process has a request, and none will. Sleeps.
+    /// Has all workers and the manager end, and waits for it. No process has a request, and none
+    /// will. Sleeps.
     pub fn stop(&self) {
         let mut inner = self.inner.lock();
         inner.stopping = true;
-        while inner.workers > 0 || inner.starting {
+        while inner.workers > 0 || inner.manager != Manager::Absent {
             while let Some(seat) = inner.idle.pop() {
                 inner.seats[seat] = Seat::Busy;
                 self.seat_channel(seat).wakeup();
             }
+            self.manager_channel().wakeup();
             (inner, _) = inner.msleep(self.count_channel(), false, c"aiostop", None);
         }
+        inner.demanded = false;
+        drop(inner);
+        self.count_channel().wakeup();
     }
 
     /// Allows workers again, after [`Pool::stop`].

@@ -4,7 +4,7 @@
 //! # Lock
 //! `aio_rs process`, one per process: everything in [`Inner`].
 
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::AtomicU8;
 
 use super::request::Request;
 use crate::kern::mtx::{Guard, Mutex};
@@ -22,7 +22,6 @@ pub struct Process {
     inner: Mutex<Inner>,
     /// Never read: only its addresses are used.
     channels: [AtomicU8; CHANNELS],
-    numbers: AtomicU32,
 }
 
 /// What the process's mutex protects.
@@ -34,44 +33,37 @@ pub struct Inner {
     pub scheduled: bool,
     /// Workers that perform requests of this process now.
     pub workers: usize,
+    /// A request of the process has been queued: it is ours until exec or exit.
+    pub accepted: bool,
     /// The process has no request here and never will: its calls go to the built-in.
     pub retired: bool,
 }
 
 impl Inner {
-    /// Whether the process must be put into the pool's queue; marks it so.
-    pub fn wants_worker(&mut self, most: usize) -> bool {
-        let wants = !self.scheduled
-            && self.workers < most
-            && self.live.is_some()
-            && self.table.pending() > 0;
-        self.scheduled |= wants;
-        wants
+    /// Whether the process must be put into the pool's queue, when `most` workers may perform its
+    /// requests at once.
+    pub fn wants_worker(&self, most: usize) -> bool {
+        !self.scheduled && self.workers < most && self.live.is_some() && self.table.pending() > 0
     }
 }
 
 impl Process {
     /// Makes the state of a process that has no request yet. May sleep.
-    pub fn new() -> Process {
+    pub fn new(live: LiveProc) -> Process {
         Process {
             inner: Mutex::new(
                 c"aio_rs process",
                 Inner {
                     table: Table::default(),
-                    live: None,
+                    live: Some(live),
                     scheduled: false,
                     workers: 0,
+                    accepted: false,
                     retired: false,
                 },
             ),
             channels: [const { AtomicU8::new(0) }; CHANNELS],
-            numbers: AtomicU32::new(1),
         }
-    }
-
-    /// Numbers a request, for the aiocb's private part.
-    pub fn next_number(&self) -> i64 {
-        i64::from(self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Locks the process's state.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Asking for results and taking them: aio_error(2), aio_return(2), aio_waitcomplete(2).
 
+use alloc::sync::Arc;
+
 use super::engine::{Engine, Served, Who};
 use super::process::Process;
 use super::request::Request;
@@ -32,7 +34,7 @@ impl Engine {
     pub fn error(&self, td: Curthread, user: UserAiocb) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
         let mut inner = process.lock();
-        if inner.retired {
+        if self.is_retired(&mut inner) {
             return Ok(Served::Pass);
         }
         let progress = inner.table.progress(user.address());
@@ -56,7 +58,7 @@ impl Engine {
     pub fn reap(&self, td: Curthread, user: UserAiocb) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
         let mut inner = process.lock();
-        if inner.retired {
+        if self.is_retired(&mut inner) {
             return Ok(Served::Pass);
         }
         let reaped = inner.table.reap(user.address());
@@ -103,48 +105,54 @@ impl Engine {
                 None => return Ok(Served::Pass),
             },
         };
-        let Some(reaped) = wait_for_any(&process, patience)? else { return Ok(Served::Pass) };
+        let Some(reaped) = self.wait_for_any(&process, patience)? else { return Ok(Served::Pass) };
         let user = UserAiocb::at(reaped.address);
         // Failure to store loses only the name; the result is the caller's already.
         let _ = which.suword(user.address().cast_signed());
         self.deliver(td, user, reaped)
     }
-}
 
-/// Takes the request that finished first, or sleeps for one; `None` when the process retires.
-fn wait_for_any(process: &Process, patience: Patience) -> Result<Option<Reaped<Request>>, Errno> {
-    let mut inner = process.lock();
-    if inner.retired {
-        return Ok(None);
-    }
-    if let Some(reaped) = inner.table.reap_oldest() {
-        return Ok(Some(reaped));
-    }
-    let deadline = match patience {
-        Patience::Poll => return Err(Errno::EAGAIN),
-        Patience::Until(deadline) => Some(deadline),
-        Patience::Forever => None,
-    };
-    drop(inner);
-    let mut inner = process.lock_with_room(false, Some(0));
-    let waiter = inner.table.enter();
-    let mut slept = Ok(());
-    loop {
-        let result = if inner.retired {
-            Ok(None)
-        } else if let Some(reaped) = inner.table.reap_oldest() {
-            Ok(Some(reaped))
-        } else if let Err(error) = slept {
-            Err(match error {
-                Errno::ERESTART if deadline.is_some() => Errno::EINTR,
-                other => other,
-            })
-        } else {
-            inner.table.wait_any(waiter);
-            (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiowc", deadline);
-            continue;
+    /// Takes the request that finished first, or sleeps for one; `None` when the process retires.
+    fn wait_for_any(
+        &self,
+        process: &Arc<Process>,
+        patience: Patience,
+    ) -> Result<Option<Reaped<Request>>, Errno> {
+        let mut inner = process.lock();
+        if self.is_retired(&mut inner) {
+            return Ok(None);
+        }
+        if let Some(reaped) = inner.table.reap_oldest() {
+            return Ok(Some(reaped));
+        }
+        let deadline = match patience {
+            Patience::Poll => return Err(Errno::EAGAIN),
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Forever => None,
         };
-        inner.table.leave(waiter);
-        return result;
+        drop(inner);
+        let mut inner = process.lock_with_room(false, Some(0));
+        let waiter = inner.table.enter();
+        let mut slept = Ok(());
+        loop {
+            let result = if self.is_retired(&mut inner) {
+                Ok(None)
+            } else if let Some(reaped) = inner.table.reap_oldest() {
+                Ok(Some(reaped))
+            } else if let Err(error) = slept {
+                Err(match error {
+                    Errno::ERESTART if deadline.is_some() => Errno::EINTR,
+                    other => other,
+                })
+            } else {
+                inner.table.wait_any(waiter);
+                // The limit of requests that run may have been raised.
+                self.pool.schedule(&self.config, process, &mut inner).deliver();
+                (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiowc", deadline);
+                continue;
+            };
+            inner.table.leave(waiter);
+            return result;
+        }
     }
 }

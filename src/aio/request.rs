@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One request: what it owns while it lives, and how a worker performs it.
 
-use crate::kern::cred::{Borrowed, Cred};
+use crate::kern::cred::Cred;
 use crate::kern::file::{File, Kind};
 use crate::kern::kproc::Worker;
 use crate::kern::uio::Buffer;
+use crate::kern::vmspace::Vmspace;
 use crate::model::Errno;
 use crate::model::table::{Outcome, Usage};
 
@@ -34,6 +35,8 @@ pub struct Request {
     pub file: File,
     pub kind: Kind,
     pub cred: Cred,
+    /// The submitter's address space, until a worker is in it.
+    pub vm: Option<Vmspace>,
     pub buffer: Buffer,
     pub writes: bool,
     /// Bytes from the file's start.
@@ -59,13 +62,14 @@ impl Request {
     pub fn perform(&mut self, worker: &Worker) -> Performed {
         let td = worker.thread();
         let before = td.usage();
-        let loan = Borrowed::new(worker, &self.cred);
-        let (moved, end) = self.file.transfer(worker, &mut self.buffer, self.writes, self.offset);
-        drop(loan);
+        let Request { file, cred, buffer, writes, offset, .. } = self;
+        let (moved, end) = cred.lend(worker, || file.transfer(worker, buffer, *writes, *offset));
         let after = td.usage();
         let error = match end {
             Ok(()) => None,
             Err(Errno::ERESTART | Errno::EINTR | Errno::EAGAIN) if moved > 0 => None,
+            // There is no call to restart.
+            Err(Errno::ERESTART) => Some(Errno::EINTR),
             Err(error) => Some(error),
         };
         Performed {

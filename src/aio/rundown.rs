@@ -7,13 +7,12 @@
 //! the last one wakes us. A request that may take for ever (`vfs.aio.enable_unsafe`) is not waited
 //! for, so that the process can always be killed. No notification is sent.
 
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::engine::Engine;
 use crate::kern::proc::Leaving;
 
-/// How many requests are taken out under one lock.
+/// How many requests become orphans under one lock.
 const CHUNK: usize = 64;
 
 impl Engine {
@@ -26,19 +25,14 @@ impl Engine {
             self.procs.remove(leaving, None);
             return;
         };
-        let mut out = Vec::with_capacity(CHUNK);
         let mut inner = process.lock();
-        // From here on no worker begins a request of this process.
+        // From here on nobody queues the process, and no worker begins a request of it.
         let live = inner.live.take();
-        loop {
-            let more = inner.table.rundown(&mut out);
+        while let Some(reaped) = inner.table.rundown() {
             drop(inner);
-            self.config.num_queue_count.subtract(i32::try_from(out.len()).unwrap_or(0));
-            out.clear();
+            self.config.num_queue_count.subtract(1);
+            drop(reaped);
             inner = process.lock();
-            if !more {
-                break;
-            }
         }
         loop {
             let before = inner.table.count();
@@ -49,6 +43,8 @@ impl Engine {
             if !more {
                 break;
             }
+            drop(inner);
+            inner = process.lock();
         }
         while inner.table.orphans_awaited() > 0 {
             (inner, _) = inner.msleep(process.rundown_channel(), false, c"aioprn", None);

@@ -3,7 +3,7 @@
 //!
 //! The order of checks is the built-in's, because programs see it. Deliberate differences: the
 //! limits are checked a second time where they are taken, so that threads racing for the last place
-//! do not overshoot; and the number stored in the aiocb's private part counts per process.
+//! do not overshoot.
 
 use alloc::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::kern::file::{Access, File, Kind};
 use crate::kern::proc::Curthread;
 use crate::kern::uio::Buffer;
 use crate::kern::user::{Aiocb, Notify, UserAiocb};
+use crate::kern::vmspace::Vmspace;
 use crate::model::Errno;
 
 /// A request that passed every check.
@@ -54,8 +55,12 @@ impl Engine {
     ) -> Result<Served, Errno> {
         let process = match self.who(td) {
             Who::Builtin => return Ok(Served::Pass),
-            Who::Ours(process) if process.lock().retired => return Ok(Served::Pass),
-            Who::Ours(process) => Some(process),
+            Who::Ours(process) => {
+                if self.is_retired(&mut process.lock()) {
+                    return Ok(Served::Pass);
+                }
+                Some(process)
+            }
             Who::Nobody => None,
         };
         user.store_initial();
@@ -71,18 +76,12 @@ impl Engine {
                 Some(process) => process,
             },
         };
-        let queued = match prepared {
+        match prepared {
             Ok(prepared) => self.enqueue(td, &process, user, prepared),
             Err(Refusal::Error(error)) => Err(error),
-            Err(Refusal::Unserved(what)) => Err(self.refuse(what)),
-        };
-        match queued {
-            Ok(served) => Ok(served),
-            Err(error) => {
-                user.store_error(i64::from(error.code()));
-                Err(error)
-            }
+            Err(Refusal::Unserved(what)) => self.unserved(&process, what),
         }
+        .inspect_err(|error| user.store_error(i64::from(error.code())))
     }
 
     /// Checks a request in the order users know.
@@ -110,7 +109,7 @@ impl Engine {
         }
         let notify = aiocb.notify()?;
         let file = check_file(td, &aiocb, operation)?;
-        user.store_kernelinfo(process.map_or(0, |process| process.next_number()))?;
+        user.store_kernelinfo(self.next_number())?;
         let unserved = match notify {
             Notify::None => None,
             Notify::Signal => Some("notification by signal"),
@@ -137,6 +136,7 @@ impl Engine {
             file,
             kind,
             cred: Cred::of(td),
+            vm: Some(Vmspace::of(td)),
             buffer,
             writes: operation.writes(),
             offset: aiocb.offset,
@@ -153,14 +153,14 @@ impl Engine {
         prepared: Prepared,
     ) -> Result<Served, Errno> {
         let Prepared { fd, request } = prepared;
-        self.pool.ensure_worker(&self.config)?;
+        self.pool.ensure_worker()?;
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
         let queue_count = self.config.num_queue_count;
         if !queue_count.increment_below(self.config.queue_max()) {
             return Err(Errno::EAGAIN);
         }
         let mut inner = process.lock_with_room(true, None);
-        let refused = if inner.retired {
+        let refused = if self.is_retired(&mut inner) {
             Some(Ok(Served::Pass))
         } else if inner.table.count() >= self.config.queue_per_process_max() {
             Some(Err(Errno::EAGAIN))
@@ -174,12 +174,11 @@ impl Engine {
         }
         let awaited = request.is_awaited();
         let garbage = inner.table.submit(user.address(), fd, awaited, request);
-        let wanted = inner.wants_worker(self.config.running_per_process_max());
+        inner.accepted = true;
+        let kick = self.pool.schedule(&self.config, process, &mut inner);
         drop(inner);
+        kick.deliver();
         drop(garbage);
-        if wanted {
-            self.pool.schedule(&self.config, process.clone());
-        }
         td.set_retval(0);
         Ok(Served::Here)
     }

@@ -5,8 +5,8 @@
 //! completion of the process; and a limit of zero does not sleep.
 
 use super::engine::{Engine, Served, Who};
+use super::reap::Patience;
 use crate::kern::proc::Curthread;
-use crate::kern::sleep::Deadline;
 use crate::model::Errno;
 use crate::model::table::Suspend;
 
@@ -27,7 +27,7 @@ impl Engine {
     }
 
     /// Sleeps until one of `addresses` has finished, the deadline or a signal. Returns at once when
-    /// one has, or when none is known.
+    /// one has, or when none is known. 0 is no address.
     ///
     /// # Context
     /// Sleeps; no locks.
@@ -38,16 +38,33 @@ impl Engine {
         &self,
         td: Curthread,
         addresses: &[u64],
-        deadline: Option<Deadline>,
+        patience: Patience,
     ) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
-        let mut inner = process.lock_with_room(false, Some(addresses.len()));
-        if inner.retired {
-            return Ok(Served::Pass);
-        }
-        let Suspend::Wait(waiter) = inner.table.suspend(addresses) else {
-            return Ok(Served::Here);
+        let mut room = addresses.iter().filter(|&&address| address != 0).count();
+        let (mut inner, waiter) = loop {
+            let mut inner = process.lock_with_room(false, Some(room));
+            if self.is_retired(&mut inner) {
+                return Ok(Served::Pass);
+            }
+            match inner.table.suspend(addresses) {
+                Suspend::Ready => return Ok(Served::Here),
+                Suspend::Wait(waiter) => break (inner, waiter),
+                // An aiocb stands for several requests.
+                Suspend::NoRoom(waiter) => inner.table.leave(waiter),
+            }
+            room += inner.table.count();
         };
+        let deadline = match patience {
+            Patience::Poll => {
+                inner.table.leave(waiter);
+                return Err(Errno::EAGAIN);
+            }
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Forever => None,
+        };
+        // The limit of requests that run may have been raised.
+        self.pool.schedule(&self.config, &process, &mut inner).deliver();
         let mut slept = Ok(());
         // A process with a live request does not retire.
         while !inner.table.has_fired(waiter) && slept.is_ok() {

@@ -54,7 +54,11 @@ fn load(td: Curthread) -> Result<(), Errno> {
         return Err(error);
     }
     LOADED.store(loaded, Ordering::Release);
-    Ok(())
+    // SAFETY: just stored; only unload frees it.
+    let started = unsafe { (*loaded).engine.start() };
+    // Processes may be ours already. If one has a request there must be a worker: then we stay,
+    // and the manager is tried again by whoever needs it.
+    started.or_else(|error| unload().map_or(Ok(()), |()| Err(error)))
 }
 
 fn unload() -> Result<(), Errno> {
@@ -66,7 +70,6 @@ fn unload() -> Result<(), Errno> {
     let detached = Errno::check(unsafe { aio_rs_gate_detach() });
     if let Err(error) = detached {
         current.engine.reopen();
-        print(format_args!("busy: a thread is in a call; not unloaded"));
         return Err(error);
     }
     LOADED.store(core::ptr::null_mut(), Ordering::Release);

@@ -4,7 +4,7 @@
 //! Every handler gets the engine, the current thread and the call's argument structure of
 //! <sys/sysproto.h>. Engine and arguments are valid for the call: the gate counts the thread.
 
-use alloc::vec::Vec;
+use alloc::vec;
 use core::ffi::{c_int, c_void};
 
 use sys_bindings as sys;
@@ -25,7 +25,8 @@ fn encode(result: Result<Served, Errno>) -> c_int {
     }
 }
 
-/// Declares a handler: `name(engine, thread, arguments: type) { body }`.
+/// Declares a handler, `name(engine, thread, arguments: type) { body }`: what C calls, around a
+/// safe body.
 macro_rules! handler {
     ($name:ident($engine:ident, $td:ident, $uap:ident: $args:ty) $body:block) => {
         unsafe extern "C" fn $name(
@@ -33,13 +34,14 @@ macro_rules! handler {
             td: *mut sys::thread,
             uap: *mut c_void,
         ) -> c_int {
+            fn body($engine: &Engine, $td: Curthread, $uap: &$args) -> Result<Served, Errno> $body
             // SAFETY: ctx is what attach was given: the engine, which outlives every counted call.
-            let $engine: &Engine = unsafe { &*ctx.cast() };
+            let engine: &Engine = unsafe { &*ctx.cast() };
             // SAFETY: the kernel calls handlers with the current thread.
-            let $td = unsafe { Curthread::new(td) };
+            let td = unsafe { Curthread::new(td) };
             // SAFETY: the kernel's argument structure of this call, valid while it lasts.
-            let $uap: &$args = unsafe { &*uap.cast() };
-            encode((|| $body)())
+            let uap: &$args = unsafe { &*uap.cast() };
+            encode(body(engine, td, uap))
         }
     };
 }
@@ -51,6 +53,13 @@ fn pointer<T>(pointer: *const T) -> UserPtr {
 
 fn aiocb(pointer: *const sys::aiocb) -> UserAiocb {
     UserAiocb::at(pointer.addr() as u64)
+}
+
+/// How long a call with this time limit waits.
+fn patience(limit: Option<sys::timespec>) -> Result<Patience, Errno> {
+    let Some(limit) = limit else { return Ok(Patience::Forever) };
+    let span = Span::from_timespec(limit.tv_sec, limit.tv_nsec)?;
+    Ok(if span.is_zero() { Patience::Poll } else { Patience::Until(Deadline::after(span)) })
 }
 
 handler!(aio_read(engine, td, uap: sys::aio_read_args) {
@@ -88,14 +97,9 @@ handler!(aio_suspend(engine, td, uap: sys::aio_suspend_args) {
     let limit = pointer(uap.timeout);
     let limit: Option<sys::timespec> =
         if limit.is_null() { None } else { Some(limit.copyin()?) };
-    let mut addresses = Vec::new();
-    addresses.resize(count, 0u64);
+    let mut addresses = vec![0u64; count];
     pointer(uap.aiocbp).copyin_slice(&mut addresses)?;
-    let deadline = match limit {
-        Some(limit) => Some(Deadline::after(Span::from_timespec(limit.tv_sec, limit.tv_nsec)?)),
-        None => None,
-    };
-    engine.suspend(td, &addresses, deadline)
+    engine.suspend(td, &addresses, patience(limit)?)
 });
 
 handler!(aio_waitcomplete(engine, td, uap: sys::aio_waitcomplete_args) {
@@ -108,14 +112,7 @@ handler!(aio_waitcomplete(engine, td, uap: sys::aio_waitcomplete_args) {
     let which = pointer(uap.aiocbp);
     // The built-in ignores a fault here too; the result's own store tells.
     let _ = which.suword(0);
-    let patience = match limit {
-        None => Patience::Forever,
-        Some(limit) if limit.tv_sec == 0 && limit.tv_nsec == 0 => Patience::Poll,
-        Some(limit) => {
-            Patience::Until(Deadline::after(Span::from_timespec(limit.tv_sec, limit.tv_nsec)?))
-        }
-    };
-    engine.wait_complete(td, which, patience)
+    engine.wait_complete(td, which, patience(limit)?)
 });
 
 handler!(aio_cancel(engine, td, uap: sys::aio_cancel_args) {
@@ -124,19 +121,19 @@ handler!(aio_cancel(engine, td, uap: sys::aio_cancel_args) {
 });
 
 handler!(lio_listio(engine, td, _uap: sys::lio_listio_args) {
-    engine.unserved_call(td, "lio_listio")
+    engine.unserved_call(td, None, "lio_listio")
 });
 
-handler!(aio_fsync(engine, td, _uap: sys::aio_fsync_args) {
-    engine.unserved_call(td, "aio_fsync")
+handler!(aio_fsync(engine, td, uap: sys::aio_fsync_args) {
+    engine.unserved_call(td, Some(aiocb(uap.aiocbp)), "aio_fsync")
 });
 
-handler!(aio_mlock(engine, td, _uap: sys::aio_mlock_args) {
-    engine.unserved_call(td, "aio_mlock")
+handler!(aio_mlock(engine, td, uap: sys::aio_mlock_args) {
+    engine.unserved_call(td, Some(aiocb(uap.aiocbp)), "aio_mlock")
 });
 
 handler!(freebsd6(engine, td, _uap: c_int) {
-    engine.unserved_call(td, "a FreeBSD 6 call")
+    engine.unserved_call(td, None, "a FreeBSD 6 call")
 });
 
 /// The handlers in the gate's order.

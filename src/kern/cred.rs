@@ -31,27 +31,17 @@ impl Drop for Cred {
     }
 }
 
-/// The current thread acts with another credential until this is dropped.
-pub struct Borrowed<'a> {
-    td: Curthread<'a>,
-    saved: *mut sys::ucred,
-    _cred: &'a Cred,
-}
-
-impl<'a> Borrowed<'a> {
-    /// Gives `cred` to a worker.
-    pub fn new(worker: &Worker<'a>, cred: &'a Cred) -> Borrowed<'a> {
-        let td = worker.thread();
-        // SAFETY: a thread's own td_ucred is read by itself only; the reference in `cred` outlives
-        // the loan by its lifetime. The kernel's own AIO workers do the same.
-        let saved = unsafe { core::mem::replace(&mut (*td.as_ptr()).td_ucred, cred.0.as_ptr()) };
-        Borrowed { td, saved, _cred: cred }
-    }
-}
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        // SAFETY: as in new; loans nest, so the saved one is what was there before.
-        unsafe { (*self.td.as_ptr()).td_ucred = self.saved };
+impl Cred {
+    /// Calls `action` while the worker acts with this credential.
+    pub fn lend<R>(&self, worker: &Worker, action: impl FnOnce() -> R) -> R {
+        let td = worker.thread().as_ptr();
+        // SAFETY: the thread is a worker of ours: nobody but itself reads or changes its
+        // credential, and the loan ends before the reference does. The kernel's own AIO workers do
+        // the same.
+        let own = unsafe { core::mem::replace(&mut (*td).td_ucred, self.0.as_ptr()) };
+        let result = action();
+        // SAFETY: as above.
+        unsafe { (*td).td_ucred = own };
+        result
     }
 }

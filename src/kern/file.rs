@@ -51,13 +51,21 @@ impl File {
         // SAFETY: fget takes the current thread and constant rights, and returns a reference.
         let code = unsafe {
             match access {
-                Access::Pread => {
-                    sys::fget_read(td.as_ptr(), fd, &raw mut sys::cap_pread_rights, &mut fp)
+                Access::Pread => sys::fget_read(
+                    td.as_ptr(),
+                    fd,
+                    (&raw const sys::cap_pread_rights).cast_mut(),
+                    &mut fp,
+                ),
+                Access::Pwrite => sys::fget_write(
+                    td.as_ptr(),
+                    fd,
+                    (&raw const sys::cap_pwrite_rights).cast_mut(),
+                    &mut fp,
+                ),
+                Access::Any => {
+                    sys::fget(td.as_ptr(), fd, (&raw const sys::cap_no_rights).cast_mut(), &mut fp)
                 }
-                Access::Pwrite => {
-                    sys::fget_write(td.as_ptr(), fd, &raw mut sys::cap_pwrite_rights, &mut fp)
-                }
-                Access::Any => sys::fget(td.as_ptr(), fd, &raw mut sys::cap_no_rights, &mut fp),
             }
         };
         Errno::check(code)?;
@@ -76,7 +84,7 @@ impl File {
     /// Whether it was opened with O_PATH.
     pub fn is_path(&self) -> bool {
         // SAFETY: f_ops is set before a file is shared.
-        unsafe { self.0.as_ref().f_ops }.cast_const() == &raw const sys::path_fileops
+        unsafe { self.0.as_ref().f_ops }.addr() == (&raw const sys::path_fileops).addr()
     }
 
     /// Whether offsets below 0 mean something: on character devices.

@@ -28,15 +28,17 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Starts a kernel process named by `format` and `number` that runs the gate's worker entry with
-/// `argument`. Sleeps; must not be called with a mutex held.
+/// Starts a kernel process, named `name` and its number if it has one, that runs the gate's worker
+/// entry with `argument`. Sleeps; must not be called with a mutex held. A signal pending for the
+/// caller makes it fail.
 ///
 /// # Errors
 /// As fork(2): EAGAIN at the limit of processes.
-pub fn create(format: &'static CStr, number: u32, argument: usize) -> Result<(), Errno> {
+pub fn create(name: &'static CStr, number: Option<u32>, argument: usize) -> Result<(), Errno> {
     let mut p = core::ptr::null_mut();
     let argument: *mut c_void = core::ptr::without_provenance_mut(argument);
-    // SAFETY: the main function is resident; the format takes one int.
+    let format = if number.is_some() { c"%s%u" } else { c"%s" };
+    // SAFETY: the main function is resident; both formats take what is passed, and ignore more.
     let code = unsafe {
         sys::kproc_create(
             Some(worker_main),
@@ -45,7 +47,8 @@ pub fn create(format: &'static CStr, number: u32, argument: usize) -> Result<(),
             sys::RFHIGHPID as c_int,
             0,
             format.as_ptr(),
-            number,
+            name.as_ptr(),
+            number.unwrap_or(0),
         )
     };
     Errno::check(code)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! From a process to what we keep about it, without a lock on the way that matters.
 //!
-//! Only threads of a process look its entry up, and only its exit or exec event, when no other
-//! thread is left, removes it. So an entry that a thread finds under its own process's key cannot
-//! go away while that thread is in a system call, and the value may be borrowed that long.
+//! Only threads of a process look its entry up, and only its exit or exec event removes it, when
+//! its other threads are gone or, for exec, suspended at the boundary to user mode. So an entry that
+//! a thread finds under its own process's key cannot go away while that thread is in a system call,
+//! and the value may be borrowed that long.
 //!
 //! Entries are never freed before the map is, only reused. A reader whose chain is changed under it
 //! can therefore miss its entry, never find a wrong one; a miss is trusted only if nothing was
@@ -14,6 +15,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
@@ -59,9 +61,9 @@ pub enum Owner<'a, T> {
 
 /// What became of an attempt to decide a process's owner.
 pub enum Decided<'a, T> {
-    /// This attempt made it ours; the process is the value's to watch over.
-    New(Held<'a, T>, LiveProc),
-    /// Another thread had decided before.
+    /// This attempt decided.
+    Now(Owner<'a, T>),
+    /// It had been decided before.
     Before(Owner<'a, T>),
 }
 
@@ -123,8 +125,8 @@ impl<T> ProcMap<T> {
         if raw.is_null() {
             return Owner::Builtin;
         }
-        // SAFETY: what Arc::into_raw gave in decide; the count is the entry's and is not given up
-        // here.
+        // SAFETY: what Arc::into_raw gave in decide. The count is the entry's and is not given up
+        // here; the entry stays, because its process is in a call, or leaving and the caller is it.
         let value = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
         Owner::Ours(Held { value, _entry: PhantomData })
     }
@@ -134,11 +136,23 @@ impl<T> ProcMap<T> {
         Self::owner_of(self.find(td.proc_id()))
     }
 
-    /// Decides whose the current process is, unless that is decided: ours with a value, the
-    /// built-in's without. May sleep.
-    pub fn decide<'a>(&'a self, td: Curthread<'a>, value: Option<Arc<T>>) -> Decided<'a, T> {
+    /// Makes the current process ours, with the value `make` gives, unless its owner is decided.
+    /// May sleep.
+    pub fn claim<'a>(
+        &'a self,
+        td: Curthread<'a>,
+        make: impl FnOnce(LiveProc) -> Arc<T>,
+    ) -> Decided<'a, T> {
+        self.decide(td, Some(make(LiveProc::of(td))))
+    }
+
+    /// Leaves the current process to the built-in, unless its owner is decided. May sleep.
+    pub fn disclaim<'a>(&'a self, td: Curthread<'a>) -> Decided<'a, T> {
+        self.decide(td, None)
+    }
+
+    fn decide<'a>(&'a self, td: Curthread<'a>, value: Option<Arc<T>>) -> Decided<'a, T> {
         let id = td.proc_id();
-        let ours = value.is_some();
         let spare = Box::new(Entry {
             key: AtomicUsize::new(0),
             value: AtomicPtr::new(ptr::null_mut()),
@@ -147,6 +161,7 @@ impl<T> ProcMap<T> {
         let mut free = self.free.lock();
         if let Some(entry) = self.walk(id) {
             drop(free);
+            drop(value);
             return Decided::Before(Self::owner_of(Some(entry)));
         }
         let (entry, left) = match ptr::NonNull::new(*free) {
@@ -162,15 +177,12 @@ impl<T> ProcMap<T> {
         // SAFETY: entries live as long as the map; this one is in no chain.
         let entry = unsafe { &*entry };
         entry.value.store(raw, Ordering::Relaxed);
-        entry.next.store(bucket.load(Ordering::Relaxed), Ordering::Relaxed);
+        entry.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
         entry.key.store(id.address(), Ordering::Release);
         bucket.store(ptr::from_ref(entry).cast_mut(), Ordering::Release);
         drop(free);
         drop(left);
-        match Self::owner_of(Some(entry)) {
-            Owner::Ours(value) if ours => Decided::New(value, LiveProc::of(td)),
-            other => Decided::Before(other),
-        }
+        Decided::Now(Self::owner_of(Some(entry)))
     }
 
     /// Looks a leaving process's value up.
@@ -181,8 +193,8 @@ impl<T> ProcMap<T> {
         }
     }
 
-    /// Forgets a process that leaves. `live` is what [`ProcMap::decide`] gave for it, if it is
-    /// ours.
+    /// Forgets a process that leaves. `live` is what [`ProcMap::claim`] gave for it, if it is
+    /// ours: from here on there may be no such process.
     pub fn remove(&self, leaving: &Leaving, live: Option<LiveProc>) {
         let id = leaving.id();
         if self.find(id).is_none() {
@@ -218,40 +230,49 @@ impl<T> ProcMap<T> {
         }
     }
 
-    /// Calls `visit` with every value, until it returns false. The values may go at any time but
-    /// for the count this holds.
+    /// Calls `visit` with every value there is from before the call to its end, until it returns
+    /// false. No lock of ours is held meanwhile. May sleep.
     pub fn all(&self, mut visit: impl FnMut(&Arc<T>) -> bool) {
+        let mut values = Vec::new();
         for bucket in &self.buckets {
-            let mut skip = 0;
-            // One at a time: `visit` takes locks, which must not nest in ours.
-            while let Some(value) = self.nth(bucket, skip) {
+            // Memory for a chain cannot be had under the lock.
+            while !self.collect(bucket, &mut values) {
+                let more = values.capacity() * 2 + 4;
+                values = Vec::with_capacity(more);
+            }
+            for value in values.drain(..) {
                 if !visit(&value) {
                     return;
                 }
-                skip += 1;
             }
         }
     }
 
-    fn nth(&self, bucket: &AtomicPtr<Entry<T>>, skip: usize) -> Option<Arc<T>> {
-        let _lock = self.free.lock();
+    /// Takes a count of every value of a chain; false when there is no room for all.
+    fn collect(&self, bucket: &AtomicPtr<Entry<T>>, values: &mut Vec<Arc<T>>) -> bool {
+        let lock = self.free.lock();
         let mut at = bucket.load(Ordering::Relaxed);
-        let mut left = skip;
+        let mut fits = true;
         // SAFETY: entries live as long as the map.
         while let Some(entry) = unsafe { at.as_ref() } {
             let raw = entry.value.load(Ordering::Relaxed);
             if !raw.is_null() {
-                if left == 0 {
-                    // SAFETY: the entry holds a count, and the lock keeps the entry.
-                    unsafe { Arc::increment_strong_count(raw) };
-                    // SAFETY: the count just taken.
-                    return Some(unsafe { Arc::from_raw(raw) });
+                if values.len() == values.capacity() {
+                    fits = false;
+                    break;
                 }
-                left -= 1;
+                // SAFETY: the entry holds a count, and the lock keeps the entry.
+                unsafe { Arc::increment_strong_count(raw) };
+                // SAFETY: the count just taken.
+                values.push(unsafe { Arc::from_raw(raw) });
             }
             at = entry.next.load(Ordering::Relaxed);
         }
-        None
+        drop(lock);
+        if !fits {
+            values.clear();
+        }
+        fits
     }
 }
 

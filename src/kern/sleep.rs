@@ -37,6 +37,9 @@ impl Channel {
 pub struct Span(i64);
 
 impl Span {
+    /// One second.
+    pub const SECOND: Span = Span(1 << 32);
+
     /// Makes a span of a user's timespec.
     ///
     /// # Errors
@@ -49,6 +52,11 @@ impl Span {
             return Ok(Span(i64::MAX));
         }
         Ok(Span((seconds << 32) + (nanoseconds << 32) / 1_000_000_000))
+    }
+
+    /// Whether the span is empty.
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
     }
 
     /// Makes a span of clock ticks.

@@ -2,6 +2,8 @@
 //! sysctl(9): the kernel's own variables, found by name and shared; and our own leaves.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
@@ -103,9 +105,12 @@ impl IntVar {
 pub struct Tree {
     context: Box<UnsafeCell<sys::sysctl_ctx_list>>,
     children: *mut sys::sysctl_oid_list,
+    /// What the leaves show, kept until they are gone.
+    counters: Vec<Arc<Counter>>,
+    ints: Vec<Arc<AtomicI32>>,
 }
 
-// SAFETY: only made, filled and dropped at load and unload.
+// SAFETY: a Tree is changed by `&mut self` only, and nothing reads its pointers by `&self`.
 unsafe impl Send for Tree {}
 // SAFETY: as above.
 unsafe impl Sync for Tree {}
@@ -123,7 +128,12 @@ impl Tree {
         let context = Box::new(UnsafeCell::new(unsafe { core::mem::zeroed() }));
         // SAFETY: the context does not move.
         unsafe { sys::sysctl_ctx_init(context.get()) };
-        let mut tree = Tree { context, children: core::ptr::null_mut() };
+        let mut tree = Tree {
+            context,
+            children: core::ptr::null_mut(),
+            counters: Vec::new(),
+            ints: Vec::new(),
+        };
         // SAFETY: a node of the kernel's static tree.
         tree.children = unsafe { &raw mut (*parent).oid_children };
         let node = tree.add(
@@ -184,27 +194,29 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds a read-only counter, which the caller keeps, where it is, until the tree is dropped.
+    /// Adds a read-only counter.
     pub fn counter(
-        &self,
+        &mut self,
         name: &'static CStr,
-        value: &Counter,
+        value: &Arc<Counter>,
         description: &'static CStr,
     ) -> Result<(), Errno> {
         let kind = sys::CTLTYPE_U64 | sys::CTLFLAG_RD;
+        self.counters.push(value.clone());
         let value = value.as_ptr().cast_mut().cast();
         let handler = Some(sys::sysctl_handle_counter_u64 as _);
         self.add_leaf(name, kind, value, handler, c"QU", description)
     }
 
-    /// Adds a read-only integer, which the caller keeps until the tree is dropped.
+    /// Adds a read-only integer.
     pub fn int(
-        &self,
+        &mut self,
         name: &'static CStr,
-        value: &AtomicI32,
+        value: &Arc<AtomicI32>,
         description: &'static CStr,
     ) -> Result<(), Errno> {
         let kind = sys::CTLTYPE_INT | sys::CTLFLAG_RD;
+        self.ints.push(value.clone());
         let handler = Some(sys::sysctl_handle_int as _);
         self.add_leaf(name, kind, value.as_ptr().cast(), handler, c"I", description)
     }
@@ -225,7 +237,8 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        // SAFETY: initialised by new. It waits for handlers that run and removes all leaves.
+        // SAFETY: initialised by new. It waits for handlers that run and removes all leaves; what
+        // they show is dropped after that, with the fields.
         unsafe { sys::sysctl_ctx_free(self.context.get()) };
     }
 }

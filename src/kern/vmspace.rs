@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use sys_bindings as sys;
 
 use super::kproc::Worker;
-use super::proc::LiveProc;
+use super::proc::Curthread;
 
 /// An owned reference to an address space. Dropping the last one frees it, which may sleep.
 pub struct Vmspace(NonNull<sys::vmspace>);
@@ -16,33 +16,18 @@ pub struct Vmspace(NonNull<sys::vmspace>);
 unsafe impl Send for Vmspace {}
 
 impl Vmspace {
-    /// Takes a reference to a live process's address space. Does not sleep.
-    ///
-    /// `None` while the process is between two address spaces, which for a process that has not
-    /// come to its exit or exec event means never.
-    pub fn of(p: &LiveProc) -> Option<Vmspace> {
-        // SAFETY: the process is live: LiveProc's invariant.
-        NonNull::new(unsafe { sys::vmspace_acquire_ref(p.as_ptr()) }).map(Vmspace)
-    }
-
-    /// Whether this is still the process's address space.
-    pub fn is_of(&self, p: &LiveProc) -> bool {
-        // SAFETY: the process is live; the word is read once.
-        let now = unsafe { (&raw const (*p.as_ptr()).p_vmspace).read_volatile() };
-        now == self.0.as_ptr()
-    }
-
-    /// Takes a reference to the current process's address space.
-    fn of_worker(worker: &Worker) -> Vmspace {
-        // SAFETY: the current process is live.
-        let vm = unsafe { sys::vmspace_acquire_ref((*worker.thread().as_ptr()).td_proc) };
+    /// Takes a reference to the current process's address space. Context: a thread of the process.
+    pub fn of(td: Curthread) -> Vmspace {
+        // SAFETY: the current process is there, and has an address space until its last thread
+        // gives it up in exit.
+        let vm = unsafe { sys::vmspace_acquire_ref((*td.as_ptr()).td_proc) };
         let Some(vm) = NonNull::new(vm) else { panic!("a running process without address space") };
         Vmspace(vm)
     }
 
     fn switch(&self) {
-        // SAFETY: the current process is a worker, alone in it (a Home is made of a Worker and
-        // not Send), and the reference keeps the address space.
+        // SAFETY: the current process is a worker, alone in it (a Home is made of a Worker and is
+        // not Send, and only Home calls this), and the reference keeps the address space.
         unsafe { sys::vmspace_switch_aio(self.0.as_ptr()) }
     }
 }
@@ -57,38 +42,42 @@ impl Drop for Vmspace {
 /// A worker's own address space, to which it returns; made once at the worker's start.
 pub struct Home {
     own: Vmspace,
+    /// Where the worker is, if not at home; the kernel's switch holds a reference too.
+    away: Option<Vmspace>,
     _not_send: PhantomData<*mut ()>,
 }
 
 impl Home {
     /// Remembers where the worker lives.
     pub fn new(worker: &Worker) -> Home {
-        Home { own: Vmspace::of_worker(worker), _not_send: PhantomData }
+        Home { own: Vmspace::of(worker.thread()), away: None, _not_send: PhantomData }
     }
 
-    /// Moves the worker into `vm`, until the visit ends. May sleep.
-    pub fn visit(&self, vm: &Vmspace) -> Visit<'_> {
+    /// Moves the worker into `vm`, unless it is there. May sleep.
+    pub fn visit(&mut self, vm: Vmspace) {
+        if self.away.as_ref().is_some_and(|away| away.0 == vm.0) {
+            return;
+        }
         vm.switch();
-        Visit { home: self, vm: vm.0 }
+        self.away = Some(vm);
+    }
+
+    /// Whether the worker is in another address space than its own.
+    pub fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+
+    /// Moves the worker home. May sleep.
+    pub fn go_back(&mut self) {
+        if let Some(away) = self.away.take() {
+            self.own.switch();
+            drop(away);
+        }
     }
 }
 
-/// A worker's stay in a user's address space, which the kernel's switch keeps referenced; the
-/// worker goes home when this is dropped, which may sleep.
-pub struct Visit<'a> {
-    home: &'a Home,
-    vm: NonNull<sys::vmspace>,
-}
-
-impl Visit<'_> {
-    /// Whether this is where the worker is.
-    pub fn is_in(&self, vm: &Vmspace) -> bool {
-        self.vm == vm.0
-    }
-}
-
-impl Drop for Visit<'_> {
+impl Drop for Home {
     fn drop(&mut self) {
-        self.home.own.switch();
+        self.go_back();
     }
 }

@@ -166,6 +166,18 @@ impl Hash {
     }
 }
 
+impl Hash {
+    /// Returns the next younger entry of the same key.
+    pub fn find_after<T: Hashed>(&self, slab: &mut Slab<T>, id: Id) -> Option<Id> {
+        let key = slab[id].key();
+        let mut next = *slab[id].chain();
+        while next != NONE && slab[next].key() != key {
+            next = *slab[next].chain();
+        }
+        (next != NONE).then_some(next)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::slab::Growth;

@@ -224,6 +224,9 @@ pub enum Suspend {
     Ready,
     /// The thread is registered under this number.
     Wait(Id),
+    /// As [`Suspend::Wait`], but for some of the requests there was no room: the thread is to
+    /// leave, make more and try again.
+    NoRoom(Id),
 }
 
 /// What a worker's result led to.
@@ -458,22 +461,25 @@ impl<P> Table<P> {
     }
 
     /// Registers a thread that waits for any of `addresses`, unless it need not sleep: because one
-    /// has finished, or because none is known. [`Table::lacks`] said that there is room.
+    /// has finished, or because none is known. [`Table::lacks`] said that there is room for a
+    /// wait per address.
     pub fn suspend(&mut self, addresses: &[u64]) -> Suspend {
         let waiter = self.enter();
         for &address in addresses.iter().filter(|&&address| address != 0) {
-            // Any finished request of the address will do, then any other.
-            let Some(id) = self.hash.find(&mut self.jobs, address, |_| true) else { continue };
-            let done = self.hash.find(&mut self.jobs, address, |job| job.state == JobState::Done);
-            if done.is_some() {
-                self.leave(waiter);
-                return Suspend::Ready;
+            // Usually one; a program may have submitted an aiocb twice.
+            let mut next = self.hash.find(&mut self.jobs, address, |_| true);
+            while let Some(id) = next {
+                if self.jobs[id].state == JobState::Done {
+                    self.leave(waiter);
+                    return Suspend::Ready;
+                }
+                let waits = self.waiters[waiter].waits;
+                let wait = Wait { links: Links::UNLINKED, job: id, waiter, next: waits };
+                let Ok(wait) = self.waits.insert(wait) else { return Suspend::NoRoom(waiter) };
+                self.waiters[waiter].waits = wait;
+                self.jobs[id].waits.push(&mut self.waits, wait);
+                next = self.hash.find_after(&mut self.jobs, id);
             }
-            let next = self.waiters[waiter].waits;
-            let wait = Wait { links: Links::UNLINKED, job: id, waiter, next };
-            let Ok(wait) = self.waits.insert(wait) else { panic!("a wait without room") };
-            self.waiters[waiter].waits = wait;
-            self.jobs[id].waits.push(&mut self.waits, wait);
         }
         if self.waiters[waiter].waits == NONE {
             self.leave(waiter);
@@ -518,26 +524,15 @@ impl<P> Table<P> {
         }
     }
 
-    /// Removes up to `out`'s free capacity of requests for a process that goes: those not begun
-    /// and those done. True when there are more.
-    pub fn rundown(&mut self, out: &mut Vec<Reaped<P>>) -> bool {
-        while out.len() < out.capacity() {
-            let id = match (self.pending.first(), self.done.first()) {
-                (Some(id), _) => {
-                    self.pending.remove(&mut self.jobs, id);
-                    id
-                }
-                (None, Some(id)) => {
-                    self.done.remove(&mut self.jobs, id);
-                    id
-                }
-                (None, None) => return false,
-            };
-            let step = self.jobs[id].step(Event::Rundown);
-            assert!(step == Step::Gone, "a request that nobody performs outlives its process");
-            out.push(self.forget(id));
-        }
-        !self.pending.is_empty() || !self.done.is_empty()
+    /// Removes one request, of a process that goes, that nobody performs: not begun, or done.
+    pub fn rundown(&mut self) -> Option<Reaped<P>> {
+        let id = match self.pending.pop(&mut self.jobs) {
+            Some(id) => id,
+            None => self.done.pop(&mut self.jobs)?,
+        };
+        let step = self.jobs[id].step(Event::Rundown);
+        assert!(step == Step::Gone, "a request that nobody performs outlives its process");
+        Some(self.forget(id))
     }
 
     /// Makes orphans of the requests that run, at most `most` of them. True when there are more.

@@ -152,16 +152,8 @@ fn agrees_with_a_naive_model_over_random_histories() {
             }
             while table.next_fired().is_some() {}
         }
-        // Rundown finds everything that is not running, a few at a time.
-        let mut out = Vec::with_capacity(4);
-        let mut found = Vec::new();
-        loop {
-            let more = table.rundown(&mut out);
-            found.extend(out.drain(..).map(|reaped| reaped.payload));
-            if !more {
-                break;
-            }
-        }
+        // Rundown finds everything that is not running.
+        let found: Vec<_> = core::iter::from_fn(|| table.rundown()).collect();
         while table.disown(2) {}
         assert_eq!(table.count(), 0);
         assert_eq!(found.len() + running.len(), naive.len());
@@ -207,6 +199,21 @@ fn a_waiter_is_fired_by_its_own_requests_only() {
     assert_eq!(table.suspend(&[1]), Suspend::Ready);
     assert_eq!(table.suspend(&[9, 0]), Suspend::Ready);
     assert!(!table.has_waiters());
+}
+
+#[test]
+fn a_waiter_waits_for_every_request_of_an_address() {
+    let mut table = Numbers::default();
+    submit(&mut table, 1, 0, 10);
+    submit(&mut table, 1, 0, 11);
+    room(&mut table, Some(2));
+    let Suspend::Wait(waiter) = table.suspend(&[1]) else { panic!("must wait") };
+    let (_, _) = table.start().unwrap();
+    let (second, payload) = table.start().unwrap();
+    table.finish(second, payload, ok(1));
+    assert_eq!(table.next_fired(), Some(waiter));
+    table.leave(waiter);
+    assert_eq!(table.suspend(&[1]), Suspend::Ready);
 }
 
 #[test]

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# For GNU make and FreeBSD's make alike.  README.md says what each target does.
+#
+#   FREEBSD=14|15     build for a packaged header set (default 14)
+#   SYSDIR=<dir>      build for the kernel of this source tree
+#   FREEBSD_VM=<dir>  where the test machine is (default ~/.cache/aio-rs/vm)
+
+all: deps
+	@kmod/build.sh modules
+
+deps:
+	@kmod/build.sh deps
+
+programs: deps
+	@kmod/build.sh programs
+
+# Format, lint, unit tests: seconds, before every commit.
+check: deps
+	@kmod/build.sh headers
+	@tests/check.sh
+
+# Build, load, do real I/O, show it.
+run: deps
+	@tests/run.sh
+
+# Everything that can be tested on this machine, with counts at the end.
+test: deps
+	@tests/test.sh
+
+clean:
+	rm -rf build target
+
+.PHONY: all deps programs check run test clean

@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# make check: format, lint and unit tests.  Needs no VM and no network once built.
+set -eu
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top"
+build=kmod/build.sh
+
+$build host fmt --all --check
+# The kernel half is linted for this machine: the same code, with a prebuilt core.
+$build lint
+$build host clippy --quiet --locked -p kocheck -p vm --all-targets -- -D warnings
+$build host test --quiet --locked --lib -p aio_rs
+$build host test --quiet --locked -p kocheck -p vm

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# What run.sh and test.sh share; sourced from the repository's top.
+
+vm=${FREEBSD_VM:-$HOME/.cache/aio-rs/vm}
+programs=target/x86_64-unknown-none/release
+
+# Whether there is a test machine.
+vm_at_hand() {
+	[ -e "$vm/disk.qcow2" ] || [ -e "$vm/disk.img" ] ||
+	    { [ -e "$vm/kernel" ] && [ -e "$vm/root.img" ]; }
+}
+
+# Builds the modules for the test machine's kernel: from its source where there is one.
+build_for_vm() {
+	if [ -z "${SYSDIR:-}" ] && [ -f "$vm/sys/sys/param.h" ]; then
+		SYSDIR=$vm/sys
+		export SYSDIR
+	fi
+	kmod/build.sh modules
+	vm_modules=build/$(kmod/build.sh version)
+}
+
+build_driver() {
+	kmod/build.sh host build --quiet --locked --release -p vm
+}

@@ -1,0 +1,112 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# make test: unit tests, build checks, and the test machine where there is one.  Ends with counts;
+# a skip says why, and is never counted as passed.
+set -u
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top" || exit 1
+. tests/common.sh
+
+passed=0 failed=0 skipped=0
+log=build/test.log
+mkdir -p build
+: >"$log"
+
+pass() {
+	passed=$((passed + 1))
+	echo "ok      $*"
+}
+fail() {
+	failed=$((failed + 1))
+	echo "FAILED  $*"
+}
+skip() {
+	skipped=$((skipped + 1))
+	echo "SKIPPED $*"
+}
+
+# attempt NAME COMMAND...: one case that passes when the command does.
+attempt() {
+	name=$1
+	shift
+	if "$@" >build/attempt.log 2>&1; then
+		pass "$name"
+	else
+		fail "$name"
+		tail -25 build/attempt.log
+	fi
+	cat build/attempt.log >>"$log"
+}
+
+# cargo_tests NAME ARGS...: adds up what cargo's test programs report.
+cargo_tests() {
+	name=$1
+	shift
+	kmod/build.sh host test --locked "$@" -- --nocapture >build/attempt.log 2>&1
+	status=$?
+	cat build/attempt.log >>"$log"
+	counts=$(awk '/^test result:/ { p += $4; f += $6; i += $8 }
+	    END { print p + 0, f + 0, i + 0 }' build/attempt.log)
+	# A test that found its tool missing says so, though cargo counts it as passed.
+	missing=$(grep -c '^SKIPPED ' build/attempt.log)
+	set -- $counts
+	[ "$status" = 0 ] || [ "$2" -gt 0 ] || set -- "$1" 1 "$3"
+	echo "$name: $(($1 - missing)) passed, $2 failed, $(($3 + missing)) skipped"
+	[ "$2" = 0 ] || tail -40 build/attempt.log
+	passed=$((passed + $1 - missing))
+	failed=$((failed + $2))
+	skipped=$((skipped + $3 + missing))
+}
+
+# The same commit, built in two directories, gives the same bytes.
+reproducible() {
+	copy=$(mktemp -d)
+	git clone --quiet . "$copy/elsewhere" || return 1
+	# What is tested is the working tree.
+	git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$copy/elsewhere"
+	"$copy/elsewhere/kmod/build.sh" modules
+	version=$(kmod/build.sh version)
+	for module in aio_rs_gate.ko aio_rs.ko; do
+		cmp "build/$version/$module" "$copy/elsewhere/build/$version/$module" || return 1
+	done
+	rm -rf "$copy"
+}
+
+echo "== unit tests"
+cargo_tests "model" -p aio_rs --lib
+cargo_tests "build checker" --release -p kocheck
+cargo_tests "VM driver" --release -p vm
+
+echo "== build"
+attempt "modules for FreeBSD 14 from packaged headers" env FREEBSD=14 SYSDIR= kmod/build.sh modules
+attempt "modules for FreeBSD 15 from packaged headers" env FREEBSD=15 SYSDIR= kmod/build.sh modules
+attempt "two builds from two directories are identical" reproducible
+attempt "guest programs" kmod/build.sh programs
+
+echo "== real kernels"
+if [ "$(uname -s)" = FreeBSD ]; then
+	attempt "this machine: load, run, unload" tests/freebsd.sh test
+elif ! vm_at_hand; then
+	skip "no FreeBSD test machine in $vm: nothing was run on a kernel (README.md says how to get one)"
+elif ! command -v qemu-system-x86_64 >/dev/null; then
+	skip "qemu-system-x86_64 is not installed: nothing was run on a kernel"
+else
+	if build_for_vm && build_driver; then
+		target/release/vm test --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" |
+		    tee build/vm-test.log
+		counts=$(sed -n 's/^vm: passed \([0-9]*\) failed \([0-9]*\) skipped \([0-9]*\)$/\1 \2 \3/p' \
+		    build/vm-test.log)
+		if [ -n "$counts" ]; then
+			set -- $counts
+			passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+		else
+			fail "the VM driver ended without counts"
+		fi
+	else
+		fail "modules for the test machine's kernel"
+	fi
+fi
+
+echo "aio_rs: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
