@@ -7,6 +7,7 @@
 #   kmod/build.sh headers   make the kernel's headers ready
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
 #   kmod/build.sh programs  build the guest programs
+#   kmod/build.sh test-modules  build the modules of tests/kmod
 #   kmod/build.sh lint      lint the kernel half
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
 #   kmod/build.sh version   the __FreeBSD_version that is built for
@@ -225,6 +226,18 @@ programs() {
 	    --config tests/guest/freebsd.toml
 }
 
+# Modules that only tests load: one C file each.
+test_modules() {
+	headers
+	set_flags
+	for source in "$top"/tests/kmod/*.c; do
+		name=$(basename "$source" .c)
+		# shellcheck disable=SC2086 # flags are words
+		$CC $AIO_RS_CFLAGS -O2 -Werror -c -o "$out/$name.o" "$source"
+		$LD -m elf_x86_64_fbsd -r -T "$top/kmod/kmod.ld" -o "$out/$name.ko" "$out/$name.o"
+	done
+}
+
 # Lints the kernel half for this machine: the same code, with a prebuilt core.
 lint() {
 	headers
@@ -255,6 +268,7 @@ deps) deps ;;
 headers) headers ;;
 modules) modules ;;
 programs) programs ;;
+test-modules) test_modules ;;
 host) shift; cd "$top"; host_cargo "$@" ;;
 lint) lint ;;
 version) echo "$target" ;;

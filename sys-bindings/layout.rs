@@ -130,4 +130,50 @@ layout! {
         tv_sec 0;
         tv_usec 8;
     }
+    aio_read_args: size(8) {
+        aiocbp 0;
+    }
+    aio_write_args: size(8) {
+        aiocbp 0;
+    }
+    aio_readv_args: size(8) {
+        aiocbp 0;
+    }
+    aio_writev_args: size(8) {
+        aiocbp 0;
+    }
+    aio_error_args: size(8) {
+        aiocbp 0;
+    }
+    aio_return_args: size(8) {
+        aiocbp 0;
+    }
+    aio_suspend_args: size(24) {
+        aiocbp 0;
+        nent 8;
+        timeout 16;
+    }
+    aio_waitcomplete_args: size(16) {
+        aiocbp 0;
+        timeout 8;
+    }
+    aio_cancel_args: size(16) {
+        fd 0;
+        aiocbp 8;
+    }
+    aio_fsync_args: size(16) {
+        op 0;
+        aiocbp 8;
+    }
+    aio_mlock_args: size(8) {
+        aiocbp 0;
+    }
+    __aiocb_private: size(24) {
+        status 0;
+        error 8;
+    }
+    sigevent: size(80) {
+        sigev_notify 0;
+        sigev_signo 4;
+    }
 }
