@@ -160,7 +160,7 @@ set_flags() {
 -mno-omit-leaf-frame-pointer -fno-stack-protector -D_KERNEL -DKLD_MODULE \
 -ffile-prefix-map=$top=. -Wall -Wextra -Wno-unused-parameter \
 -Wno-sign-compare -Wno-missing-field-initializers \
--include $top/kmod/include/opt_global.h $includes"
+-I$top/kmod/include -include $top/kmod/include/opt_global.h $includes"
 	AIO_RS_CLIBS=$out/clibs
 	export AIO_RS_CFLAGS AIO_RS_CLIBS
 	# cc(1)'s crate reads these for the target.

@@ -8,9 +8,14 @@
 #include <sys/counter.h>
 #include <sys/file.h>
 #include <sys/lock.h>
+#include <sys/lockmgr.h>
+#include <sys/mount.h>
 #include <sys/mutex.h>
 #include <sys/proc.h>
 #include <sys/time.h>
+#include <sys/vnode.h>
+
+#include "vnode_ops.h"
 
 int
 aio_rs_fdrop(struct file *fp, struct thread *td)
@@ -52,4 +57,46 @@ void
 aio_rs_proc_unlock(struct proc *p)
 {
 	PROC_UNLOCK(p);
+}
+
+void
+aio_rs_vn_lock(struct vnode *vp)
+{
+	(void)vn_lock(vp, LK_EXCLUSIVE | LK_RETRY);
+}
+
+void
+aio_rs_vop_unlock(struct vnode *vp)
+{
+	struct aio_rs_vop_unlock_args args = {
+		.a_gen.a_desc = &aio_rs_vop_unlock_desc,
+		.a_vp = vp,
+	};
+
+	(void)aio_rs_VOP_UNLOCK_APV(vp->v_op, &args);
+}
+
+int
+aio_rs_vop_fsync(struct vnode *vp, struct thread *td)
+{
+	struct aio_rs_vop_fsync_args args = {
+		.a_gen.a_desc = &aio_rs_vop_fsync_desc,
+		.a_vp = vp,
+		.a_waitfor = MNT_WAIT,
+		.a_td = td,
+	};
+
+	return (aio_rs_VOP_FSYNC_APV(vp->v_op, &args));
+}
+
+int
+aio_rs_vop_fdatasync(struct vnode *vp, struct thread *td)
+{
+	struct aio_rs_vop_fdatasync_args args = {
+		.a_gen.a_desc = &aio_rs_vop_fdatasync_desc,
+		.a_vp = vp,
+		.a_td = td,
+	};
+
+	return (aio_rs_VOP_FDATASYNC_APV(vp->v_op, &args));
 }

@@ -57,7 +57,10 @@ const FUNCTIONS: &[&str] = &[
     "vmspace_acquire_ref",
     "vmspace_free",
     "vmspace_switch_aio",
+    "vn_finished_write",
     "vn_isdisk",
+    "vn_start_write",
+    "vnode_pager_clean_async",
     "wakeup",
     "wakeup_one",
     "sys_aio_.*",
@@ -68,6 +71,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 const VARIABLES: &[&str] = &[
+    "cap_fsync_rights",
     "cap_no_rights",
     "cap_pread_rights",
     "cap_pwrite_rights",
@@ -107,6 +111,9 @@ const VARIABLES: &[&str] = &[
     "SIGKILL",
     "hz",
     "VCHR",
+    "V_PCATCH",
+    "V_WAIT",
+    "O_D?SYNC",
     "AIO_RS_FREEBSD_VERSION",
 ];
 

@@ -3,7 +3,7 @@
 
 use core::ffi::c_int;
 
-use crate::raw::{counter_u64_t, file, malloc_type, proc_, sbintime_t, thread, ucred, uio};
+use crate::raw::{counter_u64_t, file, malloc_type, proc_, sbintime_t, thread, ucred, uio, vnode};
 
 unsafe extern "C" {
     pub fn aio_rs_fdrop(fp: *mut file, td: *mut thread) -> c_int;
@@ -25,6 +25,11 @@ unsafe extern "C" {
     pub fn aio_rs_sbinuptime() -> sbintime_t;
     pub fn aio_rs_proc_lock(p: *mut proc_);
     pub fn aio_rs_proc_unlock(p: *mut proc_);
+
+    pub fn aio_rs_vn_lock(vp: *mut vnode);
+    pub fn aio_rs_vop_unlock(vp: *mut vnode);
+    pub fn aio_rs_vop_fsync(vp: *mut vnode, td: *mut thread) -> c_int;
+    pub fn aio_rs_vop_fdatasync(vp: *mut vnode, td: *mut thread) -> c_int;
 
     /// `malloc_type M_AIO_RS[1]`.
     pub static mut M_AIO_RS: [malloc_type; 1];

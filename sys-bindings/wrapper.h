@@ -11,6 +11,7 @@
 #include <sys/capsicum.h>
 #include <sys/counter.h>
 #include <sys/eventhandler.h>
+#include <sys/fcntl.h>
 #include <sys/file.h>
 #include <sys/filedesc.h>
 #include <sys/kernel.h>
@@ -39,6 +40,7 @@
 #include <vm/pmap.h>
 #include <vm/vm_map.h>
 #include <vm/vm_extern.h>
+#include <vm/vnode_pager.h>
 
 /* A macro given on the command line does not reach bindgen by itself. */
 enum { AIO_RS_FREEBSD_VERSION = __FreeBSD_version };

@@ -48,7 +48,10 @@ impl Engine {
             for _ in 0..now.cancelled {
                 self.statistics.served.increment();
             }
+            // Cancelling a write may have let a sync begin.
+            let kick = self.pool.schedule(&self.config, &process, &mut inner);
             process.unlock_and_wake(inner);
+            kick.deliver();
             cancelled += now.cancelled;
             if user.is_some() || now.cancelled < CHUNK {
                 break now.running;

@@ -4,6 +4,7 @@
 //! # Lock
 //! `aio_rs process`, one per process: everything in [`Inner`].
 
+use alloc::boxed::Box;
 use core::sync::atomic::AtomicU8;
 
 use super::request::Request;
@@ -11,7 +12,7 @@ use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;
 use crate::model::slab::Id;
-use crate::model::table::{Memory, Table};
+use crate::model::table::{Memory, Room, Table};
 
 /// How many sleep channels a process has. More threads than these share some, and then look at
 /// their condition once in vain.
@@ -89,27 +90,22 @@ impl Process {
         }
     }
 
-    /// Locks the state with room for a submission, or for a thread that waits for `waits`
-    /// requests. May sleep.
-    pub fn lock_with_room(&self, submission: bool, waits: Option<usize>) -> Guard<'_, Inner> {
-        let mut spare: Option<Memory<Request>> = None;
+    /// Locks the state with room for an operation. May sleep.
+    pub fn lock_with_room(&self, room: Room) -> Guard<'_, Inner> {
+        let mut spare: Option<Box<Memory<Request>>> = None;
         loop {
             let mut inner = self.lock();
-            if let Some(memory) = spare.take() {
-                spare = Some(inner.table.grow(memory));
+            if let Some(memory) = &mut spare {
+                inner.table.grow(memory);
             }
-            let Some(need) = inner.table.lacks(submission, waits) else {
-                // What is left over must not be freed under the lock.
-                let left = spare.take();
-                if left.is_none() {
-                    return inner;
+            match inner.table.lacks(room) {
+                None if spare.is_none() => return inner,
+                need => {
+                    drop(inner);
+                    // What is left over must not be freed under the lock.
+                    spare = need.map(Memory::new);
                 }
-                drop(inner);
-                drop(left);
-                continue;
-            };
-            drop(inner);
-            spare = Some(Memory::new(need));
+            }
         }
     }
 

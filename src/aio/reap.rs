@@ -10,7 +10,7 @@ use crate::kern::proc::Curthread;
 use crate::kern::sleep::Deadline;
 use crate::kern::user::{UserAiocb, UserPtr};
 use crate::model::Errno;
-use crate::model::table::{Progress, Reaped};
+use crate::model::table::{Progress, Reaped, Room};
 
 /// How long aio_waitcomplete(2) waits.
 #[derive(Clone, Copy)]
@@ -131,7 +131,7 @@ impl Engine {
             Patience::Forever => None,
         };
         drop(inner);
-        let mut inner = process.lock_with_room(false, Some(0));
+        let mut inner = process.lock_with_room(Room::Waits(0));
         let waiter = inner.table.enter();
         let mut slept = Ok(());
         loop {

@@ -2,7 +2,7 @@
 //! One request: what it owns while it lives, and how a worker performs it.
 
 use crate::kern::cred::Cred;
-use crate::kern::file::{File, Kind};
+use crate::kern::file::{Access, File, Kind};
 use crate::kern::kproc::Worker;
 use crate::kern::uio::Buffer;
 use crate::kern::vmspace::Vmspace;
@@ -16,17 +16,30 @@ pub enum Operation {
     Write,
     Readv,
     Writev,
+    /// aio_fsync(2) with O_SYNC: data and metadata.
+    Sync,
+    /// aio_fsync(2) with O_DSYNC: data, and what is needed to read it back.
+    DataSync,
 }
 
 impl Operation {
-    /// Whether data goes to the file.
-    pub fn writes(self) -> bool {
-        matches!(self, Operation::Write | Operation::Writev)
-    }
-
     /// Whether the buffer is an array of iovecs.
     pub fn is_vectored(self) -> bool {
         matches!(self, Operation::Readv | Operation::Writev)
+    }
+
+    /// Whether it brings the file to stable storage, after all requests before it.
+    pub fn syncs(self) -> bool {
+        matches!(self, Operation::Sync | Operation::DataSync)
+    }
+
+    /// What the descriptor must allow.
+    pub fn access(self) -> Access {
+        match self {
+            Operation::Read | Operation::Readv => Access::Pread,
+            Operation::Write | Operation::Writev => Access::Pwrite,
+            Operation::Sync | Operation::DataSync => Access::Fsync,
+        }
     }
 }
 
@@ -37,10 +50,15 @@ pub struct Request {
     pub cred: Cred,
     /// The submitter's address space, until a worker is in it.
     pub vm: Option<Vmspace>,
-    pub buffer: Buffer,
-    pub writes: bool,
-    /// Bytes from the file's start.
-    pub offset: i64,
+    pub action: Action,
+}
+
+/// What a worker does.
+pub enum Action {
+    /// Moves data; `offset` in bytes from the file's start.
+    Transfer { buffer: Buffer, writes: bool, offset: i64 },
+    /// Brings the file to stable storage.
+    Sync { data_only: bool },
 }
 
 /// A transfer's result, and whether its process earned a SIGPIPE.
@@ -55,15 +73,21 @@ impl Request {
         self.kind == Kind::Local
     }
 
-    /// Moves the data, as a worker in the submitter's address space. Sleeps.
+    /// Does it, as a worker in the submitter's address space. Sleeps.
     ///
     /// Like the built-in: an interruption after progress is a short success; any other error
     /// forgets the progress; a broken pipe signals only after progress.
     pub fn perform(&mut self, worker: &Worker) -> Performed {
         let td = worker.thread();
         let before = td.usage();
-        let Request { file, cred, buffer, writes, offset, .. } = self;
-        let (moved, end) = cred.lend(worker, || file.transfer(worker, buffer, *writes, *offset));
+        let Request { file, cred, action, .. } = self;
+        let (moved, end) = cred.lend(worker, || match action {
+            Action::Transfer { buffer, writes, offset } => {
+                file.transfer(worker, buffer, *writes, *offset)
+            }
+            Action::Sync { data_only } => (0, file.sync(worker, *data_only)),
+        });
+        let writes = matches!(self.action, Action::Transfer { writes: true, .. });
         let after = td.usage();
         let error = match end {
             Ok(()) => None,
@@ -73,7 +97,7 @@ impl Request {
             Err(error) => Some(error),
         };
         Performed {
-            broken_pipe: error == Some(Errno::EPIPE) && moved > 0 && self.writes,
+            broken_pipe: error == Some(Errno::EPIPE) && moved > 0 && writes,
             outcome: Outcome {
                 status: if error.is_some() { -1 } else { moved as i64 },
                 error,

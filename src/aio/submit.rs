@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Submission: aio_read(2), aio_write(2), aio_readv(2), aio_writev(2).
+//! Submission: aio_read(2), aio_write(2), aio_readv(2), aio_writev(2), aio_fsync(2).
 //!
 //! The order of checks is the built-in's, because programs see it. Deliberate differences: the
 //! limits are checked a second time where they are taken, so that threads racing for the last place
@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 
 use super::engine::{Engine, Served, Who};
 use super::process::Process;
-use super::request::{Operation, Request};
+use super::request::{Action, Operation, Request};
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::proc::Curthread;
@@ -17,10 +17,11 @@ use crate::kern::uio::Buffer;
 use crate::kern::user::{Aiocb, Notify, UserAiocb};
 use crate::kern::vmspace::Vmspace;
 use crate::model::Errno;
+use crate::model::table::{Room, Submission};
 
 /// A request that passed every check.
 struct Prepared {
-    fd: i32,
+    submission: Submission,
     request: Request,
 }
 
@@ -122,9 +123,9 @@ impl Engine {
         match kind {
             Kind::Local => {}
             Kind::Queues => return Err(Refusal::Unserved("a socket")),
-            Kind::Disk => return Err(Refusal::Unserved("a disk device")),
-            Kind::Unsafe if self.config.unsafe_enabled() => {}
-            Kind::Unsafe => {
+            Kind::Disk if !operation.syncs() => return Err(Refusal::Unserved("a disk device")),
+            Kind::Disk | Kind::Unsafe if self.config.unsafe_enabled() => {}
+            Kind::Disk | Kind::Unsafe => {
                 td.counted_warning(
                     self.config.unsafe_warningcnt,
                     c"is attempting to use unsafe AIO requests",
@@ -132,16 +133,22 @@ impl Engine {
                 return Err(Errno::EOPNOTSUPP.into());
             }
         }
-        let request = Request {
-            file,
-            kind,
-            cred: Cred::of(td),
-            vm: Some(Vmspace::of(td)),
-            buffer,
-            writes: operation.writes(),
-            offset: aiocb.offset,
+        let action = if operation.syncs() {
+            Action::Sync { data_only: operation == Operation::DataSync }
+        } else {
+            let writes = operation.access() == Access::Pwrite;
+            Action::Transfer { buffer, writes, offset: aiocb.offset }
         };
-        Ok(Prepared { fd: aiocb.fd, request })
+        let vm = (!operation.syncs()).then(|| Vmspace::of(td));
+        let request = Request { file, kind, cred: Cred::of(td), vm, action };
+        let submission = Submission {
+            address: user.address(),
+            fd: aiocb.fd,
+            file: request.file.id(),
+            syncs: operation.syncs(),
+            awaited: request.is_awaited(),
+        };
+        Ok(Prepared { submission, request })
     }
 
     /// Makes a checked request one of the process's.
@@ -152,14 +159,16 @@ impl Engine {
         user: UserAiocb,
         prepared: Prepared,
     ) -> Result<Served, Errno> {
-        let Prepared { fd, request } = prepared;
+        let Prepared { submission, request } = prepared;
         self.pool.ensure_worker()?;
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
         let queue_count = self.config.num_queue_count;
         if !queue_count.increment_below(self.config.queue_max()) {
             return Err(Errno::EAGAIN);
         }
-        let mut inner = process.lock_with_room(true, None);
+        let room =
+            if submission.syncs { Room::Sync { file: submission.file } } else { Room::Request };
+        let mut inner = process.lock_with_room(room);
         let refused = if self.is_retired(&mut inner) {
             Some(Ok(Served::Pass))
         } else if inner.table.count() >= self.config.queue_per_process_max() {
@@ -172,8 +181,7 @@ impl Engine {
             queue_count.subtract(1);
             return result;
         }
-        let awaited = request.is_awaited();
-        let garbage = inner.table.submit(user.address(), fd, awaited, request);
+        let garbage = inner.table.submit(submission, request);
         inner.accepted = true;
         let kick = self.pool.schedule(&self.config, process, &mut inner);
         drop(inner);
@@ -186,9 +194,11 @@ impl Engine {
 
 /// Looks the descriptor up and checks what depends on the file.
 fn check_file(td: Curthread, aiocb: &Aiocb, operation: Operation) -> Result<File, Errno> {
-    let access = if operation.writes() { Access::Pwrite } else { Access::Pread };
-    let file = File::get(td, aiocb.fd, access)?;
-    if aiocb.offset < 0 && !file.is_character_device() {
+    let file = File::get(td, aiocb.fd, operation.access())?;
+    if operation.syncs() && !file.has_vnode() {
+        return Err(Errno::EINVAL);
+    }
+    if !operation.syncs() && aiocb.offset < 0 && !file.is_character_device() {
         return Err(Errno::EINVAL);
     }
     if file.is_path() {

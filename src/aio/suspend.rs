@@ -8,7 +8,7 @@ use super::engine::{Engine, Served, Who};
 use super::reap::Patience;
 use crate::kern::proc::Curthread;
 use crate::model::Errno;
-use crate::model::table::Suspend;
+use crate::model::table::{Room, Suspend};
 
 impl Engine {
     /// The longest list a call may name.
@@ -43,7 +43,7 @@ impl Engine {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
         let mut room = addresses.iter().filter(|&&address| address != 0).count();
         let (mut inner, waiter) = loop {
-            let mut inner = process.lock_with_room(false, Some(room));
+            let mut inner = process.lock_with_room(Room::Waits(room));
             if self.is_retired(&mut inner) {
                 return Ok(Served::Pass);
             }

@@ -125,7 +125,13 @@ handler!(lio_listio(engine, td, _uap: sys::lio_listio_args) {
 });
 
 handler!(aio_fsync(engine, td, uap: sys::aio_fsync_args) {
-    engine.unserved_call(td, Some(aiocb(uap.aiocbp)), "aio_fsync")
+    // Before anything is stored.
+    let operation = match uap.op.cast_unsigned() {
+        sys::O_SYNC => Operation::Sync,
+        sys::O_DSYNC => Operation::DataSync,
+        _ => return Err(Errno::EINVAL),
+    };
+    engine.submit(td, aiocb(uap.aiocbp), operation)
 });
 
 handler!(aio_mlock(engine, td, uap: sys::aio_mlock_args) {

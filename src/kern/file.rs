@@ -37,6 +37,8 @@ pub enum Access {
     Pread,
     /// Open for writing, with CAP_PWRITE.
     Pwrite,
+    /// Open, with CAP_FSYNC.
+    Fsync,
     /// Open.
     Any,
 }
@@ -63,6 +65,12 @@ impl File {
                     (&raw const sys::cap_pwrite_rights).cast_mut(),
                     &mut fp,
                 ),
+                Access::Fsync => sys::fget(
+                    td.as_ptr(),
+                    fd,
+                    (&raw const sys::cap_fsync_rights).cast_mut(),
+                    &mut fp,
+                ),
                 Access::Any => {
                     sys::fget(td.as_ptr(), fd, (&raw const sys::cap_no_rights).cast_mut(), &mut fp)
                 }
@@ -79,6 +87,17 @@ impl File {
             return None;
         }
         NonNull::new(fp.f_vnode)
+    }
+
+    /// Names the open file; unique while there are references to it.
+    pub fn id(&self) -> u64 {
+        self.0.addr().get() as u64
+    }
+
+    /// Whether there is a vnode behind it, of whatever type the file is.
+    pub fn has_vnode(&self) -> bool {
+        // SAFETY: the reference is ours; f_vnode is set before a file is shared.
+        unsafe { !self.0.as_ref().f_vnode.is_null() }
     }
 
     /// Whether it was opened with O_PATH.
@@ -160,6 +179,43 @@ impl File {
             }
         });
         (moved, Errno::check(code))
+    }
+}
+
+impl File {
+    /// Brings the file's data, and with `data_only` false all its metadata, to stable storage, as a
+    /// worker. Sleeps.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync(&self, worker: &Worker, data_only: bool) -> Result<(), Errno> {
+        let td = worker.thread().as_ptr();
+        // SAFETY: the reference is ours; f_vnode is set before a file is shared.
+        let Some(vp) = NonNull::new(unsafe { self.0.as_ref().f_vnode }) else { return Ok(()) };
+        let vp = vp.as_ptr();
+        loop {
+            let mut mount = core::ptr::null_mut();
+            let flags = (sys::V_WAIT | sys::V_PCATCH) as c_int;
+            // SAFETY: the file references the vnode; no lock is held.
+            Errno::check(unsafe { sys::vn_start_write(vp, &mut mount, flags) })?;
+            // SAFETY: locked, used, unlocked; td is the current thread. LK_RETRY does not fail.
+            let code = unsafe {
+                sys::aio_rs_vn_lock(vp);
+                sys::vnode_pager_clean_async(vp);
+                let code = if data_only {
+                    sys::aio_rs_vop_fdatasync(vp, td)
+                } else {
+                    sys::aio_rs_vop_fsync(vp, td)
+                };
+                sys::aio_rs_vop_unlock(vp);
+                sys::vn_finished_write(mount);
+                code
+            };
+            // The file system gave its lock up in between and wants to be asked again (F16).
+            if Errno::check(code) != Err(Errno::ERELOOKUP) {
+                return Errno::check(code);
+            }
+        }
     }
 }
 

@@ -35,6 +35,22 @@ struct Entry<T> {
     next: AtomicPtr<Entry<T>>,
 }
 
+/// How many entries are allocated at once: a machine with few AIO processes has one chunk.
+const CHUNK: usize = 64;
+
+/// Entries, and the chunk allocated before.
+struct Chunk<T> {
+    before: *mut Chunk<T>,
+    entries: Box<[Entry<T>]>,
+}
+
+/// What the map's mutex protects, besides the chains.
+struct Free<T> {
+    /// Entries in no chain.
+    head: *mut Entry<T>,
+    chunks: *mut Chunk<T>,
+}
+
 /// A borrowed count of a value: the map's entry owns it, and stays while its process is in a call.
 pub struct Held<'a, T> {
     value: ManuallyDrop<Arc<T>>,
@@ -71,7 +87,7 @@ pub enum Decided<'a, T> {
 pub struct ProcMap<T> {
     buckets: Box<[AtomicPtr<Entry<T>>]>,
     removals: AtomicU64,
-    free: Mutex<*mut Entry<T>>,
+    free: Mutex<Free<T>>,
 }
 
 // SAFETY: entries are atomics, changed under the lock only; values are shared by Arc.
@@ -85,7 +101,7 @@ impl<T> ProcMap<T> {
         ProcMap {
             buckets: (0..BUCKETS).map(|_| AtomicPtr::new(ptr::null_mut())).collect(),
             removals: AtomicU64::new(0),
-            free: Mutex::new(c"aio_rs procs", ptr::null_mut()),
+            free: Mutex::new(c"aio_rs procs", Free { head: ptr::null_mut(), chunks: ptr::null_mut() }),
         }
     }
 
@@ -153,35 +169,46 @@ impl<T> ProcMap<T> {
 
     fn decide<'a>(&'a self, td: Curthread<'a>, value: Option<Arc<T>>) -> Decided<'a, T> {
         let id = td.proc_id();
-        let spare = Box::new(Entry {
-            key: AtomicUsize::new(0),
-            value: AtomicPtr::new(ptr::null_mut()),
-            next: AtomicPtr::new(ptr::null_mut()),
-        });
+        let mut spare: Option<Box<Chunk<T>>> = None;
         let mut free = self.free.lock();
+        while free.head.is_null() {
+            if let Some(mut chunk) = spare.take() {
+                chunk.before = free.chunks;
+                for entry in &chunk.entries {
+                    entry.next.store(free.head, Ordering::Relaxed);
+                    free.head = ptr::from_ref(entry).cast_mut();
+                }
+                free.chunks = Box::into_raw(chunk);
+                break;
+            }
+            drop(free);
+            let entry = || Entry {
+                key: AtomicUsize::new(0),
+                value: AtomicPtr::new(ptr::null_mut()),
+                next: AtomicPtr::new(ptr::null_mut()),
+            };
+            let entries = (0..CHUNK).map(|_| entry()).collect();
+            spare = Some(Box::new(Chunk { before: ptr::null_mut(), entries }));
+            free = self.free.lock();
+        }
         if let Some(entry) = self.walk(id) {
             drop(free);
-            drop(value);
+            drop((value, spare));
             return Decided::Before(Self::owner_of(Some(entry)));
         }
-        let (entry, left) = match ptr::NonNull::new(*free) {
-            Some(entry) => {
-                // SAFETY: entries live as long as the map.
-                *free = unsafe { entry.as_ref() }.next.load(Ordering::Relaxed);
-                (entry.as_ptr(), Some(spare))
-            }
-            None => (Box::into_raw(spare), None),
-        };
+        let entry = free.head;
         let raw = value.map_or(ptr::null_mut(), |value| Arc::into_raw(value).cast_mut());
         let bucket = self.bucket(id);
-        // SAFETY: entries live as long as the map; this one is in no chain.
+        // SAFETY: entries live as long as the map; this one is in no chain, and there is one: the
+        // loop above saw to it under this lock.
         let entry = unsafe { &*entry };
+        free.head = entry.next.load(Ordering::Relaxed);
         entry.value.store(raw, Ordering::Relaxed);
         entry.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
         entry.key.store(id.address(), Ordering::Release);
         bucket.store(ptr::from_ref(entry).cast_mut(), Ordering::Release);
         drop(free);
-        drop(left);
+        drop(spare);
         Decided::Now(Self::owner_of(Some(entry)))
     }
 
@@ -217,8 +244,8 @@ impl<T> ProcMap<T> {
         self.removals.fetch_add(1, Ordering::SeqCst);
         entry.key.store(0, Ordering::Release);
         let raw = entry.value.swap(ptr::null_mut(), Ordering::Relaxed);
-        entry.next.store(*free, Ordering::Release);
-        *free = ptr::from_ref(entry).cast_mut();
+        entry.next.store(free.head, Ordering::Release);
+        free.head = ptr::from_ref(entry).cast_mut();
         drop(free);
         if !raw.is_null() {
             assert!(
@@ -278,21 +305,18 @@ impl<T> ProcMap<T> {
 
 impl<T> Drop for ProcMap<T> {
     fn drop(&mut self) {
-        let free = core::mem::replace(&mut *self.free.lock(), ptr::null_mut());
-        let heads = self.buckets.iter_mut().map(|bucket| *bucket.get_mut());
-        for head in heads.chain([free]) {
-            let mut at = head;
-            while !at.is_null() {
-                // SAFETY: every entry was made by Box and is in one chain or the free list; nobody
-                // looks any more.
-                let mut entry = unsafe { Box::from_raw(at) };
-                at = *entry.next.get_mut();
+        let mut at = self.free.lock().chunks;
+        while !at.is_null() {
+            // SAFETY: made by Box in decide, and only dropped here.
+            let mut chunk = unsafe { Box::from_raw(at) };
+            for entry in &mut chunk.entries {
                 let raw = *entry.value.get_mut();
                 if !raw.is_null() {
-                    // SAFETY: what decide stored.
+                    // SAFETY: what decide stored; nobody looks any more.
                     drop(unsafe { Arc::from_raw(raw) });
                 }
             }
+            at = chunk.before;
         }
     }
 }

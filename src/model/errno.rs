@@ -37,6 +37,7 @@ macro_rules! errnos {
 }
 
 errnos! {
+    ERELOOKUP = -5;
     ERESTART = -1;
     EINTR = 4;
     EBADF = 9;

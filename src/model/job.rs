@@ -2,11 +2,12 @@
 //! The life of one request, as a table of states by events.
 //!
 //! ```text
-//!             Start    Finish    Cancel           Reap         Rundown
-//! Pending     Active   -         Done+cancelled   refused      Gone
-//! Active      -        Done      refused          refused      Orphan
-//! Done        -        -         refused          Gone         Gone
-//! Orphan      -        Gone      -                -            -
+//!             Ready    Start    Finish    Cancel           Reap         Rundown
+//! Held        Pending  -        -         Done+cancelled   refused      Gone
+//! Pending     -        Active   -         Done+cancelled   refused      Gone
+//! Active      -        -        Done      refused          refused      Orphan
+//! Done        -        -        -         refused          Gone         Gone
+//! Orphan      -        -        Gone      -                -            -
 //! ```
 //! `-` cannot happen: whoever holds the right to that event does not exist in that state. A refused
 //! event leaves the state as it was and is an answer to the user (AIO_NOTCANCELED, AIO_ALLDONE,
@@ -15,6 +16,8 @@
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
+    /// Accepted; it waits for earlier requests of its file (aio_fsync(2)). It can be cancelled.
+    Held,
     /// Accepted; no worker has it. It can be cancelled.
     Pending,
     /// A worker performs it.
@@ -28,6 +31,8 @@ pub enum JobState {
 /// What can happen to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Nothing it waits for is left.
+    Ready,
     /// A worker takes it.
     Start,
     /// The worker has the result.
@@ -57,12 +62,14 @@ impl JobState {
         use Event::*;
         use JobState::*;
         Some(match (self, event) {
+            (Held, Ready) => Step::To(Pending),
             (Pending, Start) => Step::To(Active),
-            (Active, Finish) | (Pending, Cancel) => Step::To(Done),
-            (Active | Done, Cancel) | (Pending | Active, Reap) => Step::Refused,
-            (Done, Reap) | (Pending | Done, Rundown) | (Orphan, Finish) => Step::Gone,
+            (Active, Finish) | (Held | Pending, Cancel) => Step::To(Done),
+            (Active | Done, Cancel) | (Held | Pending | Active, Reap) => Step::Refused,
+            (Done, Reap) | (Held | Pending | Done, Rundown) | (Orphan, Finish) => Step::Gone,
             (Active, Rundown) => Step::To(Orphan),
-            (Pending | Done, Finish) | (Active | Done, Start) => return None,
+            (Pending | Active | Done | Orphan, Ready) => return None,
+            (Held | Pending | Done, Finish) | (Held | Active | Done, Start) => return None,
             (Orphan, Start | Cancel | Reap | Rundown) => return None,
         })
     }
@@ -78,14 +85,16 @@ mod tests {
         let text = include_str!("job.rs");
         let rows: Vec<Vec<&str>> = text
             .lines()
-            .skip_while(|line| !line.contains("Start    Finish"))
-            .take(5)
+            .skip_while(|line| !line.contains("Ready    Start    Finish"))
+            .take(6)
             .map(|line| line.trim_start_matches("//!").split_whitespace().collect())
             .collect();
-        let events = [Event::Start, Event::Finish, Event::Cancel, Event::Reap, Event::Rundown];
+        let events =
+            [Event::Ready, Event::Start, Event::Finish, Event::Cancel, Event::Reap, Event::Rundown];
         let names: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
         assert_eq!(rows[0], names);
-        let states = [JobState::Pending, JobState::Active, JobState::Done, JobState::Orphan];
+        let states =
+            [JobState::Held, JobState::Pending, JobState::Active, JobState::Done, JobState::Orphan];
         for (state, row) in states.iter().zip(&rows[1..]) {
             assert_eq!(row[0], format!("{state:?}"));
             for (event, cell) in events.iter().zip(&row[1..]) {
@@ -93,6 +102,7 @@ mod tests {
                     "-" => None,
                     "refused" => Some(Step::Refused),
                     "Gone" => Some(Step::Gone),
+                    "Pending" => Some(Step::To(JobState::Pending)),
                     "Active" => Some(Step::To(JobState::Active)),
                     "Done" | "Done+cancelled" => Some(Step::To(JobState::Done)),
                     "Orphan" => Some(Step::To(JobState::Orphan)),

@@ -3,12 +3,13 @@
 //!
 //! The table is what the process's mutex protects. It never sleeps, allocates or frees: memory is
 //! prepared outside the lock ([`Memory`]), and whatever is to be dropped is handed out. A request
-//! is in the hash from acceptance to reap, and in exactly one of the three lists by its state.
+//! is in the hash from acceptance to reap, and in exactly one of the four lists by its state.
 //!
 //! Payloads (`P`) own what a request holds: file, credential, buffers. A worker gets the payload by
 //! value and gives it back with the result; it stays with the request until it is reaped, because
 //! dropping it may sleep.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::Errno;
@@ -55,6 +56,16 @@ struct Job<P> {
     awaited: bool,
     /// Completion order, to tell requests of one address apart.
     finished: u64,
+    /// The open file it works on, by its address.
+    file: u64,
+    /// It is to begin after the earlier requests of its file (aio_fsync(2)).
+    syncs: bool,
+    /// How many of those there are still.
+    blockers: usize,
+    /// Its own dependences on them, chained.
+    dependences: Id,
+    /// Dependences of others on it.
+    dependents: List,
     /// The waits for it.
     waits: List,
     outcome: Outcome,
@@ -104,6 +115,22 @@ impl Linked for Wait {
     }
 }
 
+/// One request's place behind another.
+struct Dependence {
+    links: Links,
+    /// [`NONE`] once it has finished.
+    earlier: Id,
+    later: Id,
+    /// The later request's next dependence.
+    next: Id,
+}
+
+impl Linked for Dependence {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Queue {
     No,
@@ -129,9 +156,11 @@ impl Linked for Waiter {
 pub struct Table<P> {
     jobs: Slab<Job<P>>,
     hash: Hash,
+    held: List,
     pending: List,
     active: List,
     done: List,
+    dependences: Slab<Dependence>,
     /// Requests counted against the process's limit: all but orphans.
     count: usize,
     orphans: usize,
@@ -150,9 +179,11 @@ impl<P> Default for Table<P> {
         Table {
             jobs: Slab::default(),
             hash: Hash::default(),
+            held: List::default(),
             pending: List::default(),
             active: List::default(),
             done: List::default(),
+            dependences: Slab::default(),
             count: 0,
             orphans: 0,
             orphans_awaited: 0,
@@ -165,11 +196,38 @@ impl<P> Default for Table<P> {
     }
 }
 
+/// An operation a table needs room for.
+#[derive(Clone, Copy)]
+pub enum Room {
+    /// A submission.
+    Request,
+    /// The submission of a request that waits for the earlier ones of this file.
+    Sync { file: u64 },
+    /// A thread that waits for so many requests.
+    Waits(usize),
+}
+
+/// What the table is to know about a request; the rest is the payload's.
+#[derive(Clone, Copy)]
+pub struct Submission {
+    /// The aiocb's address in the process.
+    pub address: u64,
+    /// The descriptor it was submitted with.
+    pub fd: i32,
+    /// The open file, by its address.
+    pub file: u64,
+    /// It is to begin after the earlier requests of the file, other than of this kind.
+    pub syncs: bool,
+    /// Exit and exec wait for it while it runs.
+    pub awaited: bool,
+}
+
 /// What a table lacks for an operation.
 #[derive(Clone, Copy)]
 pub struct Need {
     jobs: Option<Lack>,
     buckets: Option<usize>,
+    dependences: Option<Lack>,
     waits: Option<Lack>,
     waiters: Option<Lack>,
 }
@@ -178,19 +236,21 @@ pub struct Need {
 pub struct Memory<P> {
     jobs: Option<Growth<Job<P>>>,
     buckets: Option<Vec<Id>>,
+    dependences: Option<Growth<Dependence>>,
     waits: Option<Growth<Wait>>,
     waiters: Option<Growth<Waiter>>,
 }
 
 impl<P> Memory<P> {
     /// Allocates what `need` asks for. May sleep.
-    pub fn new(need: Need) -> Memory<P> {
-        Memory {
+    pub fn new(need: Need) -> Box<Memory<P>> {
+        Box::new(Memory {
             jobs: need.jobs.map(Growth::new),
             buckets: need.buckets.map(Hash::allocate),
+            dependences: need.dependences.map(Growth::new),
             waits: need.waits.map(Growth::new),
             waiters: need.waiters.map(Growth::new),
-        }
+        })
     }
 }
 
@@ -258,51 +318,133 @@ impl<P> Table<P> {
         !self.waiters.is_empty()
     }
 
-    /// Says what memory a submission, or a thread that waits for `waits` requests, needs first.
-    pub fn lacks(&self, submission: bool, waits: Option<usize>) -> Option<Need> {
-        let need = Need {
-            jobs: submission.then(|| self.jobs.lacks(1)).flatten(),
-            buckets: submission.then(|| self.hash.lacks()).flatten(),
-            waits: waits.and_then(|count| self.waits.lacks(count)),
-            waiters: waits.and_then(|_| self.waiters.lacks(1)),
-        };
+    /// Says what memory an operation needs first.
+    pub fn lacks(&mut self, room: Room) -> Option<Need> {
+        let mut need =
+            Need { jobs: None, buckets: None, dependences: None, waits: None, waiters: None };
+        match room {
+            Room::Request | Room::Sync { .. } => {
+                need.jobs = self.jobs.lacks(1);
+                need.buckets = self.hash.lacks();
+                if let Room::Sync { file } = room {
+                    let count = self.blockers(file, |_, _| {});
+                    need.dependences = self.dependences.lacks(count);
+                }
+            }
+            Room::Waits(count) => {
+                need.waits = self.waits.lacks(count);
+                need.waiters = self.waiters.lacks(1);
+            }
+        }
         let nothing = need.jobs.is_none()
             && need.buckets.is_none()
+            && need.dependences.is_none()
             && need.waits.is_none()
             && need.waiters.is_none();
         (!nothing).then_some(need)
     }
 
-    /// Adds memory. Returns what is left over.
-    pub fn grow(&mut self, memory: Memory<P>) -> Memory<P> {
-        Memory {
-            jobs: memory.jobs.map(|growth| self.jobs.grow(growth)),
-            buckets: memory.buckets.map(|buckets| self.hash.grow(buckets)),
-            waits: memory.waits.map(|growth| self.waits.grow(growth)),
-            waiters: memory.waiters.map(|growth| self.waiters.grow(growth)),
-        }
+    /// Adds memory; what is left over stays in `memory`.
+    pub fn grow(&mut self, memory: &mut Memory<P>) {
+        memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
+        memory.buckets = memory.buckets.take().map(|buckets| self.hash.grow(buckets));
+        let dependences = memory.dependences.take();
+        memory.dependences = dependences.map(|growth| self.dependences.grow(growth));
+        memory.waits = memory.waits.take().map(|growth| self.waits.grow(growth));
+        memory.waiters = memory.waiters.take().map(|growth| self.waiters.grow(growth));
     }
 
     /// Accepts a request. [`Table::lacks`] said that there is room; the returned memory is to be
     /// dropped where freeing is allowed.
-    pub fn submit(&mut self, address: u64, fd: i32, awaited: bool, payload: P) -> Vec<Id> {
+    pub fn submit(&mut self, submission: Submission, payload: P) -> Vec<Id> {
+        let Submission { address, fd, file, syncs, awaited } = submission;
         let job = Job {
-            state: JobState::Pending,
+            state: JobState::Held,
             links: Links::UNLINKED,
             chain: NONE,
             address,
             fd,
             awaited,
             finished: 0,
+            file,
+            syncs,
+            blockers: 0,
+            dependences: NONE,
+            dependents: List::default(),
             waits: List::default(),
             outcome: Outcome::CANCELED,
             payload: Some(payload),
         };
         let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
         let garbage = self.hash.insert(&mut self.jobs, id);
-        self.pending.push(&mut self.jobs, id);
         self.count += 1;
+        if syncs {
+            self.blockers(file, |table, earlier| table.depend(id, earlier));
+        }
+        self.held.push(&mut self.jobs, id);
+        if self.jobs[id].blockers == 0 {
+            self.release(id);
+        }
         garbage
+    }
+
+    /// Calls `visit` with the unfinished requests of a file that a sync waits for; returns how many
+    /// there are. Costs the process's unfinished requests.
+    fn blockers(&mut self, file: u64, mut visit: impl FnMut(&mut Self, Id)) -> usize {
+        let mut count = 0;
+        for first in [self.active.first(), self.pending.first()] {
+            let mut next = first;
+            while let Some(id) = next {
+                next = self.pending.after(&mut self.jobs, id);
+                if self.jobs[id].file == file && !self.jobs[id].syncs {
+                    count += 1;
+                    visit(self, id);
+                }
+            }
+        }
+        count
+    }
+
+    /// Puts one request behind another. [`Table::lacks`] said that there is room.
+    fn depend(&mut self, later: Id, earlier: Id) {
+        let next = self.jobs[later].dependences;
+        let dependence = Dependence { links: Links::UNLINKED, earlier, later, next };
+        let Ok(id) = self.dependences.insert(dependence) else { panic!("a sync without room") };
+        self.jobs[earlier].dependents.push(&mut self.dependences, id);
+        self.jobs[later].dependences = id;
+        self.jobs[later].blockers += 1;
+    }
+
+    /// Has a held request begin.
+    fn release(&mut self, id: Id) {
+        self.jobs[id].step(Event::Ready);
+        self.held.remove(&mut self.jobs, id);
+        self.free_dependences(id);
+        self.pending.push(&mut self.jobs, id);
+    }
+
+    /// Takes a request out from behind all others.
+    fn free_dependences(&mut self, id: Id) {
+        let mut at = core::mem::replace(&mut self.jobs[id].dependences, NONE);
+        while at != NONE {
+            let earlier = self.dependences[at].earlier;
+            if earlier != NONE {
+                self.jobs[earlier].dependents.remove(&mut self.dependences, at);
+            }
+            at = self.dependences.remove(at).next;
+        }
+    }
+
+    /// Takes a request out from before all others; those that wait for nothing else can begin.
+    fn free_dependents(&mut self, id: Id) {
+        while let Some(dependence) = self.jobs[id].dependents.pop(&mut self.dependences) {
+            self.dependences[dependence].earlier = NONE;
+            let later = self.dependences[dependence].later;
+            self.jobs[later].blockers -= 1;
+            if self.jobs[later].blockers == 0 {
+                self.release(later);
+            }
+        }
     }
 
     /// Hands the oldest request that has not begun to a worker.
@@ -340,6 +482,7 @@ impl<P> Table<P> {
         job.outcome = outcome;
         job.finished = self.finished;
         self.done.push(&mut self.jobs, id);
+        self.free_dependents(id);
         while let Some(wait) = self.jobs[id].waits.first() {
             self.detach(wait);
             self.fire(self.waits[wait].waiter);
@@ -434,7 +577,13 @@ impl<P> Table<P> {
     /// that run. Fewer than `most` cancelled: that were all.
     pub fn cancel_all(&mut self, fd: i32, most: usize) -> Cancelled {
         let mut result = Cancelled::default();
-        for (list, running) in [(self.pending.first(), false), (self.active.first(), true)] {
+        // What waits for others goes first, or cancelling those would have it begin.
+        let lists = [
+            (self.active.first(), true),
+            (self.held.first(), false),
+            (self.pending.first(), false),
+        ];
+        for (list, running) in lists {
             let mut next = list;
             while let Some(id) = next {
                 next = self.pending.after(&mut self.jobs, id);
@@ -450,10 +599,11 @@ impl<P> Table<P> {
     }
 
     fn cancel_job(&mut self, id: Id) -> Cancelled {
+        let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Cancel) {
             Step::Refused => Cancelled { cancelled: 0, running: 1 },
             _ => {
-                self.pending.remove(&mut self.jobs, id);
+                self.unlist(id, state);
                 self.settle(id, Outcome::CANCELED);
                 Cancelled { cancelled: 1, running: 0 }
             }
@@ -524,11 +674,23 @@ impl<P> Table<P> {
         }
     }
 
+    /// Takes a request that has not begun out of its list.
+    fn unlist(&mut self, id: Id, state: JobState) {
+        if state == JobState::Held {
+            self.held.remove(&mut self.jobs, id);
+            self.free_dependences(id);
+        } else {
+            self.pending.remove(&mut self.jobs, id);
+        }
+    }
+
     /// Removes one request, of a process that goes, that nobody performs: not begun, or done.
     pub fn rundown(&mut self) -> Option<Reaped<P>> {
-        let id = match self.pending.pop(&mut self.jobs) {
-            Some(id) => id,
-            None => self.done.pop(&mut self.jobs)?,
+        let id = if let Some(id) = self.held.first().or(self.pending.first()) {
+            self.unlist(id, self.jobs[id].state);
+            id
+        } else {
+            self.done.pop(&mut self.jobs)?
         };
         let step = self.jobs[id].step(Event::Rundown);
         assert!(step == Step::Gone, "a request that nobody performs outlives its process");

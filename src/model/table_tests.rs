@@ -6,15 +6,25 @@ use super::*;
 
 type Numbers = Table<u64>;
 
-fn room(table: &mut Numbers, waits: Option<usize>) {
-    while let Some(need) = table.lacks(true, waits) {
-        drop(table.grow(Memory::new(need)));
+fn room(table: &mut Numbers, room: Room) {
+    while let Some(need) = table.lacks(room) {
+        table.grow(&mut Memory::new(need));
     }
 }
 
+/// Submits an ordinary request of the file that belongs to `fd`.
 fn submit(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
-    room(table, None);
-    drop(table.submit(address, fd, true, payload));
+    room(table, Room::Request);
+    let file = fd as u64;
+    let submission = Submission { address, fd, file, syncs: false, awaited: true };
+    drop(table.submit(submission, payload));
+}
+
+fn submit_sync(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
+    let file = fd as u64;
+    room(table, Room::Sync { file });
+    let submission = Submission { address, fd, file, syncs: true, awaited: true };
+    drop(table.submit(submission, payload));
 }
 
 fn ok(status: i64) -> Outcome {
@@ -48,6 +58,8 @@ struct Entry {
     payload: u64,
     state: Naive,
     finished: u64,
+    /// A sync, and the payloads of the requests it waits for.
+    behind: Option<Vec<u64>>,
 }
 
 #[test]
@@ -61,16 +73,41 @@ fn agrees_with_a_naive_model_over_random_histories() {
         for _ in 0..3000 {
             let address = 0x1000 * (1 + random.below(24) as u64);
             let fd = random.below(3) as i32;
-            match random.below(8) {
+            match random.below(9) {
+                8 => {
+                    serial += 1;
+                    submit_sync(&mut table, address, fd, serial);
+                    let waits_for = |e: &&Entry| {
+                        e.fd == fd && e.behind.is_none() && !matches!(e.state, Naive::Done(_))
+                    };
+                    let behind = naive.iter().filter(waits_for).map(|e| e.payload).collect();
+                    let (state, behind) = (Naive::Pending, Some(behind));
+                    let payload = serial;
+                    naive.push(Entry { address, fd, payload, state, finished: 0, behind });
+                }
                 0 | 1 => {
                     serial += 1;
                     submit(&mut table, address, fd, serial);
                     let state = Naive::Pending;
-                    naive.push(Entry { address, fd, payload: serial, state, finished: 0 });
+                    naive.push(Entry {
+                        address,
+                        fd,
+                        payload: serial,
+                        state,
+                        finished: 0,
+                        behind: None,
+                    });
                 }
                 2 => {
-                    let expected = naive.iter_mut().find(|e| e.state == Naive::Pending);
-                    match (table.start(), expected) {
+                    // Which of those that may begin it is says the table; the small cases below
+                    // hold it to the order.
+                    let started = table.start();
+                    let expected = naive.iter_mut().find(|e| {
+                        e.state == Naive::Pending
+                            && e.behind.as_ref().is_none_or(Vec::is_empty)
+                            && started.is_none_or(|(_, payload)| payload == e.payload)
+                    });
+                    match (started, expected) {
                         (Some((id, payload)), Some(entry)) => {
                             assert_eq!(payload, entry.payload, "seed {seed}");
                             entry.state = Naive::Active;
@@ -103,23 +140,26 @@ fn agrees_with_a_naive_model_over_random_histories() {
                 5 => {
                     let done = |e: &&Entry| matches!(e.state, Naive::Done(_));
                     let any = random.below(2) == 0;
-                    let expected = naive
+                    let first = naive
                         .iter()
                         .filter(done)
                         .filter(|e| any || e.address == address)
-                        .min_by_key(|e| e.finished)
-                        .cloned();
+                        .map(|e| e.finished)
+                        .min();
                     let got = if any { table.reap_oldest() } else { table.reap(address) };
-                    assert_eq!(
-                        got.map(|r| (r.address, r.payload, r.outcome.status)),
-                        expected.as_ref().map(|e| {
-                            let Naive::Done(status) = e.state else { unreachable!() };
-                            (e.address, e.payload, status)
-                        }),
-                        "seed {seed}"
-                    );
-                    if let Some(entry) = expected {
-                        naive.retain(|e| e.payload != entry.payload);
+                    let got = got.map(|r| (r.address, r.payload, r.outcome.status));
+                    assert_eq!(got.is_some(), first.is_some(), "seed {seed}");
+                    if let Some((address, payload, status)) = got {
+                        // What one cancel ended has no order among itself.
+                        let at = naive
+                            .iter()
+                            .position(|e| {
+                                (e.address, e.payload, e.state)
+                                    == (address, payload, Naive::Done(status))
+                            })
+                            .unwrap();
+                        assert_eq!(Some(naive[at].finished), first, "seed {seed}");
+                        naive.remove(at);
                     }
                 }
                 6 => {
@@ -129,6 +169,7 @@ fn agrees_with_a_naive_model_over_random_histories() {
                         None => table.cancel_all(fd, usize::MAX),
                     };
                     let mut expected = Cancelled::default();
+                    clock += 1;
                     for entry in naive
                         .iter_mut()
                         .filter(|e| !matches!(e.state, Naive::Done(_)))
@@ -138,7 +179,6 @@ fn agrees_with_a_naive_model_over_random_histories() {
                         match entry.state {
                             Naive::Pending => {
                                 expected.cancelled += 1;
-                                clock += 1;
                                 entry.state = Naive::Done(-1);
                                 entry.finished = clock;
                             }
@@ -151,6 +191,14 @@ fn agrees_with_a_naive_model_over_random_histories() {
                 _ => assert_eq!(table.count(), naive.len(), "seed {seed}"),
             }
             while table.next_fired().is_some() {}
+            let unfinished: Vec<u64> = naive
+                .iter()
+                .filter(|e| !matches!(e.state, Naive::Done(_)))
+                .map(|e| e.payload)
+                .collect();
+            for behind in naive.iter_mut().filter_map(|e| e.behind.as_mut()) {
+                behind.retain(|payload| unfinished.contains(payload));
+            }
         }
         // Rundown finds everything that is not running.
         let found: Vec<_> = core::iter::from_fn(|| table.rundown()).collect();
@@ -166,6 +214,7 @@ fn agrees_with_a_naive_model_over_random_histories() {
             assert_eq!(last, index + 1 == total);
         }
         assert_eq!(table.running(), 0);
+        assert!(table.dependences.is_empty(), "seed {seed}");
     }
 }
 
@@ -175,7 +224,7 @@ fn a_waiter_is_fired_by_its_own_requests_only() {
     for address in 1..=4 {
         submit(&mut table, address, 0, address);
     }
-    room(&mut table, Some(8));
+    room(&mut table, Room::Waits(8));
     let Suspend::Wait(first) = table.suspend(&[1, 0, 3]) else { panic!("must wait") };
     let Suspend::Wait(second) = table.suspend(&[2, 3]) else { panic!("must wait") };
     let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
@@ -206,7 +255,7 @@ fn a_waiter_waits_for_every_request_of_an_address() {
     let mut table = Numbers::default();
     submit(&mut table, 1, 0, 10);
     submit(&mut table, 1, 0, 11);
-    room(&mut table, Some(2));
+    room(&mut table, Room::Waits(2));
     let Suspend::Wait(waiter) = table.suspend(&[1]) else { panic!("must wait") };
     let (_, _) = table.start().unwrap();
     let (second, payload) = table.start().unwrap();
@@ -216,16 +265,49 @@ fn a_waiter_waits_for_every_request_of_an_address() {
     assert_eq!(table.suspend(&[1]), Suspend::Ready);
 }
 
+/// L2 of the bug catalogue: a sync waits for the requests before it and for no other.
+#[test]
+fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
+    let mut table = Numbers::default();
+    submit(&mut table, 1, 5, 1);
+    submit(&mut table, 2, 6, 2);
+    submit_sync(&mut table, 3, 5, 3);
+    submit(&mut table, 4, 5, 4);
+    submit_sync(&mut table, 5, 5, 5);
+    let mut jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
+    assert_eq!(jobs.iter().map(|job| job.1).collect::<Vec<_>>(), [1, 2, 4]);
+    let mut finish = |table: &mut Numbers, payload: u64| {
+        let at = jobs.iter().position(|job| job.1 == payload).unwrap();
+        let (id, payload) = jobs.swap_remove(at);
+        table.finish(id, payload, ok(0));
+    };
+    finish(&mut table, 4);
+    assert!(table.start().is_none(), "the first request is still before both");
+    finish(&mut table, 1);
+    let mut started = [table.start().unwrap().1, table.start().unwrap().1];
+    started.sort_unstable();
+    assert_eq!(started, [3, 5], "a sync does not wait for a sync");
+    // A sync that is cancelled while it waits leaves nothing behind.
+    submit(&mut table, 6, 7, 6);
+    submit_sync(&mut table, 7, 7, 7);
+    assert_eq!(table.cancel_one(7, 7).cancelled, 1);
+    assert!(table.dependences.is_empty());
+    // Cancelling what is before a sync lets it begin.
+    submit_sync(&mut table, 8, 7, 8);
+    assert_eq!(table.cancel_one(7, 6).cancelled, 1);
+    assert_eq!(table.start().map(|job| job.1), Some(8));
+}
+
 #[test]
 fn each_completion_fires_one_thread_that_waits_for_any() {
     let mut table = Numbers::default();
     for address in 1..=3 {
         submit(&mut table, address, 0, address);
     }
-    room(&mut table, Some(0));
+    room(&mut table, Room::Waits(0));
     let first = table.enter();
     table.wait_any(first);
-    room(&mut table, Some(0));
+    room(&mut table, Room::Waits(0));
     let second = table.enter();
     table.wait_any(second);
     let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
