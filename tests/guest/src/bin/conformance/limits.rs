@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! How many requests there may be: per process and in all, and what counts.
+
+use crate::harness::{OPS, Op, Outcome, Test, refused, same, skip};
+use crate::{cases, check};
+use guest::aio::{self, Cb};
+use guest::errno::{EAGAIN, EINPROGRESS, EINVAL};
+use guest::mem::HOLE;
+use guest::sys::{self, Timespec};
+use guest::sysctl;
+
+cases! { "limits":
+    a_process_may_have_as_many_requests_as_the_limit_says,
+    finished_requests_count_until_collected,
+    the_limit_is_looked_at_before_the_block,
+    the_limit_in_all_is_kept,
+    a_limit_that_is_raised_counts_at_once,
+    num_queue_count_follows_the_requests,
+    with_max_aio_per_proc_at_zero_nothing_starts,
+    max_aio_per_proc_is_how_many_run_at_a_time,
+}
+
+fn limit() -> usize {
+    sysctl::get("vfs.aio.max_aio_queue_per_proc").unwrap_or(256) as usize
+}
+
+/// Fills the process's share with requests; all are accepted.
+fn fill(test: &Test, fd: i32, count: usize) -> Result<[Option<Cb>; 512], crate::harness::Stop> {
+    let mut blocks = [None; 512];
+    if count > blocks.len() {
+        return skip(format_args!("max_aio_queue_per_proc is {count}"));
+    }
+    let buffer = test.buffer(16);
+    for block in &mut blocks[..count] {
+        let cb = test.block();
+        cb.set(aio::request(fd, 0, buffer.addr(), 16));
+        test.submit(Op::Write, cb)?;
+        *block = Some(cb);
+    }
+    Ok(blocks)
+}
+
+fn a_process_may_have_as_many_requests_as_the_limit_says(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let hold = test.hold()?;
+    let blocks = fill(test, fd, limit())?;
+    for op in OPS {
+        let cb = test.request(op, fd, 0, &test.buffer(100));
+        refused(op.submit(cb.addr()), EAGAIN, "one more")?;
+        same(cb.private(), (-1, i64::from(EAGAIN.0), -1), "status, error and kernelinfo")?;
+        same(aio::error(cb.addr()), Ok(EAGAIN.0), "aio_error")?;
+    }
+    // The request that sets the others going needs a place.
+    let Some(cb) = blocks[0] else { return Ok(()) };
+    same(aio::cancel(fd, cb.addr()), Ok(aio::AIO_CANCELED), "aio_cancel")?;
+    refused(aio::return_(cb.addr()), guest::errno::ECANCELED, "aio_return")?;
+    hold.release()?;
+    for cb in blocks.iter().flatten().skip(1) {
+        same(test.collect(*cb)?, Ok(16), "a request")?;
+    }
+    Ok(())
+}
+
+fn finished_requests_count_until_collected(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let blocks = fill(test, fd, limit())?;
+    for cb in blocks.iter().flatten() {
+        same(test.done(*cb)?, 0, "a request")?;
+    }
+    let more = test.request(Op::Read, fd, 0, &test.buffer(16));
+    refused(Op::Read.submit(more.addr()), EAGAIN, "one more")?;
+    let mut blocks = blocks.iter().flatten();
+    let Some(first) = blocks.next() else { return Ok(()) };
+    same(aio::return_(first.addr()), Ok(16), "aio_return")?;
+    same(test.perform(Op::Read, more)?, Ok(16), "after aio_return")?;
+    test.submit(Op::Read, more)?;
+    refused(Op::Read.submit(first.addr()), EAGAIN, "one more again")?;
+    check!(aio::waitcomplete(None).result == Ok(16), "aio_waitcomplete");
+    test.submit(Op::Read, *first)?;
+    Ok(())
+}
+
+fn the_limit_is_looked_at_before_the_block(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let _limit = test.setting("vfs.aio.max_aio_queue_per_proc", 1)?;
+    let cb = test.request(Op::Read, fd, 0, &test.buffer(16));
+    test.submit(Op::Read, cb)?;
+    for op in OPS {
+        refused(op.submit(0), EAGAIN, "no block")?;
+        refused(op.submit(HOLE), EAGAIN, "an unmapped block")?;
+        let bad = test.request(op, -1, -1, &test.buffer(16));
+        refused(op.submit(bad.addr()), EAGAIN, "a bad descriptor")?;
+    }
+    same(test.collect(cb)?, Ok(16), "the one request")?;
+    refused(Op::Read.submit(0), guest::errno::EFAULT, "no block, below the limit")
+}
+
+fn the_limit_in_all_is_kept(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let Some(now) = sysctl::get("vfs.aio.num_queue_count") else {
+        return skip(format_args!("no vfs.aio.num_queue_count"));
+    };
+    let limit = test.setting("vfs.aio.max_aio_queue", now as i32 + 3)?;
+    let blocks = fill(test, fd, 3)?;
+    let more = test.request(Op::Write, fd, 0, &test.buffer(16));
+    refused(Op::Write.submit(more.addr()), EAGAIN, "one more")?;
+    // Another process has no share of its own.
+    test.in_child("a child's request (1 is any other outcome than EAGAIN)", |_| {
+        i32::from(Op::Write.submit(more.addr()) != Err(EAGAIN))
+    })?;
+    for cb in blocks.iter().flatten() {
+        same(test.collect(*cb)?, Ok(16), "a request")?;
+    }
+    same(test.perform(Op::Write, more)?, Ok(16), "when there is room")?;
+    drop(limit);
+    Ok(())
+}
+
+fn a_limit_that_is_raised_counts_at_once(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let low = test.setting("vfs.aio.max_aio_queue_per_proc", 2)?;
+    let blocks = fill(test, fd, 2)?;
+    let more = test.request(Op::Read, fd, 0, &test.buffer(16));
+    refused(Op::Read.submit(more.addr()), EAGAIN, "one more")?;
+    drop(low);
+    same(test.perform(Op::Read, more)?, Ok(16), "with the limit raised")?;
+    for cb in blocks.iter().flatten() {
+        same(test.collect(*cb)?, Ok(16), "a request")?;
+    }
+    Ok(())
+}
+
+fn num_queue_count_follows_the_requests(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let count = || sysctl::get("vfs.aio.num_queue_count");
+    let Some(before) = count() else { return skip(format_args!("no vfs.aio.num_queue_count")) };
+    let hold = test.hold()?;
+    let blocks = fill(test, fd, 5)?;
+    same(count(), Some(before + 5), "with five queued")?;
+    hold.release()?;
+    for cb in blocks.iter().flatten() {
+        same(test.done(*cb)?, 0, "a request")?;
+    }
+    same(count(), Some(before + 5), "with five finished")?;
+    for (index, cb) in blocks.iter().flatten().enumerate() {
+        if index % 2 == 0 {
+            same(aio::return_(cb.addr()), Ok(16), "aio_return")?;
+        } else {
+            let done = aio::waitcomplete(Some(Timespec::default()));
+            same(done.result, Ok(16), "aio_waitcomplete")?;
+        }
+        if index == 0 {
+            same(count(), Some(before + 4), "with one collected")?;
+            // What is in the list twice is found once.
+            refused(aio::return_(cb.addr()), EINVAL, "aio_return again")?;
+        }
+        if index == 1 {
+            break;
+        }
+    }
+    while aio::waitcomplete(Some(Timespec::default())).cb != 0 {}
+    same(count(), Some(before), "with all collected")?;
+    let _ = sys::close(fd);
+    Ok(())
+}
+
+fn with_max_aio_per_proc_at_zero_nothing_starts(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let hold = test.hold()?;
+    let cb = test.request(Op::Write, fd, 1000, &test.buffer(16));
+    test.submit(Op::Write, cb)?;
+    guest::time::sleep_ms(200);
+    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "aio_error")?;
+    same(sys::fstat(fd).map(|stat| stat.size), Ok(100), "the file's size")?;
+    hold.release()?;
+    same(test.collect(cb)?, Ok(16), "the request, with the limit put back")
+}
+
+fn max_aio_per_proc_is_how_many_run_at_a_time(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let running = test.running()?;
+    let limit = test.setting("vfs.aio.max_aio_per_proc", 1)?;
+    let cb = test.request(Op::Write, fd, 1000, &test.buffer(16));
+    test.submit(Op::Write, cb)?;
+    guest::time::sleep_ms(200);
+    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "the second request")?;
+    // Another process has a share of its own.
+    test.in_child("a child", |test| {
+        let cb = test.request(Op::Write, fd, 2000, &test.buffer(16));
+        i32::from(!matches!(test.perform(Op::Write, cb), Ok(Ok(16))))
+    })?;
+    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "the second request")?;
+    running.let_go()?;
+    same(test.collect(cb)?, Ok(16), "the second request")?;
+    drop(limit);
+    same(test.collect(running.cb)?, Ok(crate::harness::Running::BYTES as i64), "the first request")
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What asynchronous I/O on files promises, as cases named after the promise. Every expectation
+//! is what the kernel's built-in AIO does; the program runs on any engine.
+//!
+//! `conformance [--list] [CASE...]` runs the cases (all, or those whose names contain one of the
+//! words), each in a process and a directory of its own below the current one, with a time limit,
+//! and prints for each
+//!
+//! - `ok NAME served=N accepted=N ms=N`
+//! - `FAIL NAME: why served=N accepted=N ms=N`
+//! - `skip NAME: why served=N accepted=N ms=N`
+//!
+//! `served` is how many requests our engine completed meanwhile (`-` when it is not loaded),
+//! `accepted` how many requests the case got accepted. It exits 1 when a case failed. It must run
+//! as root: cases set sysctls, which are put back.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![deny(unsafe_code)]
+
+mod cancel;
+mod data;
+mod harness;
+mod limits;
+mod process;
+mod reap;
+mod refuse;
+mod suspend;
+mod waitcomplete;
+
+use guest::Args;
+use harness::{Case, Runner};
+
+guest::program!(run);
+
+fn run(args: Args) -> i32 {
+    if args.has(c"--after-exec") {
+        return process::after_exec();
+    }
+    if args.has(c"--list") {
+        all().for_each(|case| guest::println!("{}", case.name));
+        return 0;
+    }
+    let mut runner = match Runner::new() {
+        Ok(runner) => runner,
+        Err(error) => {
+            guest::println!("conformance: cannot start: {error}");
+            return 2;
+        }
+    };
+    let wanted = |case: &Case| {
+        let mut words = args.plain(&[]).filter_map(|word| word.to_str().ok()).peekable();
+        words.peek().is_none() || words.any(|word| case.name.contains(word))
+    };
+    for case in all().filter(wanted) {
+        runner.run(&case);
+    }
+    runner.finish()
+}
+
+fn all() -> impl Iterator<Item = Case> {
+    [
+        refuse::CASES,
+        limits::CASES,
+        data::CASES,
+        reap::CASES,
+        suspend::CASES,
+        waitcomplete::CASES,
+        cancel::CASES,
+        process::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Boots FreeBSD in a virtual machine and runs things in it: the module, our own programs, and
+//! the base system's AIO suite, with the built-in AIO as the reference.
+//!
+//! A boot makes three disks beside the machine's own: one with modules, programs and a plan; a raw
+//! one for reports; and an empty scratch file system. The driver logs in over the serial console
+//! and starts the guest's runner, which works through the plan and reports on the raw disk, so
+//! that kernel messages on the console spoil nothing. The console is watched for panics, hangs
+//! and complaints. The machine's own image is never written.
+
+mod console;
+mod guest;
+mod hypervisor;
+mod image;
+mod leak;
+mod options;
+mod plan;
+mod report;
+mod symbols;
+mod table;
+mod trouble;
+
+use guest::{Outcome, Plan};
+use image::Machine;
+use options::{Command, Options, USAGE};
+use std::process::ExitCode;
+use table::{Row, count, summary};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
+    let freebsd_vm = std::env::var("FREEBSD_VM").ok().filter(|dir| !dir.is_empty());
+    let result = Options::parse(&args, &home, freebsd_vm.as_deref()).and_then(|options| {
+        match &options.command {
+            Command::Run => run(&options),
+            Command::Test => test(&options, false),
+            Command::VmTest => test(&options, true),
+            Command::Shell => {
+                let machine = one_machine(&options)?;
+                guest::shell(&options, &machine, &plan::shell(&options)).map(|()| true)
+            }
+            Command::Exec(command) => exec(&options, command),
+        }
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("vm: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The first machine there is.
+fn one_machine(options: &Options) -> Result<Machine, String> {
+    let found = image::find(&options.vm_dir, &options.kernel)?;
+    found.into_iter().next().ok_or_else(|| image::none_at_hand(&options.vm_dir, &options.kernel))
+}
+
+/// Boots and works through a plan, with a word about it.
+fn boot(options: &Options, machine: &Machine, label: &str, plan: &Plan) -> Result<Outcome, String> {
+    let start = std::time::Instant::now();
+    eprintln!("vm: {}: booting for {label} ({} CPUs)", machine.name, options.smp);
+    let outcome = guest::run(options, machine, label, plan)?;
+    eprintln!(
+        "vm: {}: {label} took {} s, console in {}",
+        machine.name,
+        start.elapsed().as_secs(),
+        outcome.log.display()
+    );
+    if let Some(trouble) = &outcome.trouble {
+        eprintln!("vm: {}: {trouble}\n{}", machine.name, outcome.last_lines);
+    }
+    Ok(outcome)
+}
+
+/// `vm exec`: one command, its output and its success.
+fn exec(options: &Options, command: &str) -> Result<bool, String> {
+    let machine = one_machine(options)?;
+    let outcome = boot(options, &machine, "exec", &plan::exec(options, command))?;
+    for run in &outcome.report.runs {
+        if run.name == "exec" || !run.good() {
+            run.out.iter().for_each(|line| println!("{line}"));
+        }
+        if !run.good() {
+            eprintln!("vm: {}: {}", run.name, run.why());
+        }
+    }
+    outcome.report.errors.iter().for_each(|error| eprintln!("vm: {error}"));
+    Ok(outcome.trouble.is_none() && outcome.report.run("exec").is_some_and(report::Run::good))
+}
+
+/// `vm run`: the demonstration.
+fn run(options: &Options) -> Result<bool, String> {
+    let machine = one_machine(options)?;
+    let outcome = boot(options, &machine, "run", &plan::run(options))?;
+    let report = &outcome.report;
+    let mut good = outcome.trouble.is_none() && report.done && report.aborted.is_none();
+    for name in ["load-gate", "load", "aio_demo", "aio_copytree", "unload"] {
+        let Some(run) = report.run(name) else { continue };
+        run.out.iter().for_each(|line| println!("{line}"));
+        if name == "aio_copytree" && run.exit == 127 {
+            println!("aio_copytree: skipped: no such program in {}", options.programs.display());
+        } else if run.good() {
+            println!("vm: {name}: ok");
+        } else {
+            good = false;
+            println!("vm: {name}: FAILED: {}", run.why());
+        }
+    }
+    for name in ["served", "unserved", "num_procs"] {
+        let name = format!("vfs.aio.rs.{name}");
+        let number =
+            |tag| report.value(tag, &name).map_or("-".to_owned(), |value| value.to_string());
+        println!("vm: {name}: before {} after {}", number("before"), number("after"));
+    }
+    report.errors.iter().for_each(|error| println!("vm: {error}"));
+    Ok(good && report.errors.is_empty())
+}
+
+/// `vm test` and, with the base suite, `vm vm-test`.
+fn test(options: &Options, suite: bool) -> Result<bool, String> {
+    let machines = image::find(&options.vm_dir, &options.kernel)?;
+    let mut rows = Vec::new();
+    if machines.is_empty() {
+        let why = image::none_at_hand(&options.vm_dir, &options.kernel);
+        println!("vm: {why}: skipped");
+        rows.push(Row::skipped("-", "boot", &why));
+    }
+    for machine in &machines {
+        rows.extend(test_machine(options, machine, suite)?);
+    }
+    print!("{}", table::text(&rows));
+    if let Some(path) = &options.junit {
+        std::fs::write(path, table::junit(&rows))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let counts = count(&rows);
+    if counts.builtin > 0 {
+        println!("vm: {} cases went well, but were served by the built-in", counts.builtin);
+    }
+    println!("{}", summary(counts));
+    Ok(counts.failed == 0)
+}
+
+fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec<Row>, String> {
+    let name = machine.name;
+    let kind = if suite { "suite" } else { "test" };
+    let reference_options = Options { module: false, ..options.clone() };
+    let plan = plan::reference(options, suite);
+    let reference = boot(&reference_options, machine, &format!("{kind}-builtin"), &plan)?;
+    let mut rows = vec![boot_row(name, "built-in run", &reference)];
+    let reference_cases = cases(&reference);
+    if !options.module {
+        rows.extend(steps(name, &reference));
+        rows.push(leak_row(name, &reference));
+        rows.extend(table::compare(name, &reference_cases, None));
+        return Ok(rows);
+    }
+    let ours = boot(options, machine, &format!("{kind}-module"), &plan::module(options, suite))?;
+    rows.push(boot_row(name, "aio_rs run", &ours));
+    rows.extend(steps(name, &ours));
+    rows.push(leak_row(name, &ours));
+    let new = trouble::new_complaints(&ours.console, &reference.console);
+    let complaints = if new.is_empty() { Ok(String::new()) } else { Err(new.join("; ")) };
+    rows.push(Row::step(name, "no new kernel complaints", complaints));
+    rows.extend(table::compare(name, &reference_cases, Some(&cases(&ours))));
+    Ok(rows)
+}
+
+/// Whether a boot went through its plan.
+fn boot_row(machine: &str, name: &str, outcome: &Outcome) -> Row {
+    let report = &outcome.report;
+    let result = match (&outcome.trouble, &report.aborted) {
+        (Some(trouble), _) => Err(trouble.clone()),
+        (None, Some(step)) => Err(format!(
+            "given up at {step}: {}",
+            report.run(step).map_or(String::new(), report::Run::why)
+        )),
+        (None, None) if !report.done => Err("the guest's report is not complete".into()),
+        (None, None) if !report.errors.is_empty() => Err(report.errors.join("; ")),
+        (None, None) => Ok(String::new()),
+    };
+    Row::step(machine, name, result)
+}
+
+/// The cases of a boot; a program of the base suite that has no cases counts as one.
+fn cases(outcome: &Outcome) -> Vec<report::Case> {
+    let mut cases = outcome.report.cases.clone();
+    for run in &outcome.report.runs {
+        let whole = run.name.ends_with("_kqueue_test");
+        let no_list = run.name.ends_with("/list") && !run.good();
+        if !whole && !no_list {
+            continue;
+        }
+        let missing = run.exit == 127;
+        let verdict = match (run.good(), missing) {
+            (true, _) => report::Verdict::Passed,
+            (false, true) => report::Verdict::Skipped,
+            (false, false) => report::Verdict::Failed,
+        };
+        let (suite, name) = run.name.split_once('/').unwrap_or((&run.name, "all"));
+        cases.push(report::Case {
+            suite: suite.to_owned(),
+            name: name.to_owned(),
+            verdict,
+            reason: if missing {
+                "not in this guest".into()
+            } else if run.good() {
+                String::new()
+            } else {
+                run.why()
+            },
+            served: run.served,
+            accepted: None,
+            ms: run.ms,
+        });
+    }
+    cases
+}
+
+/// Rows for the programs of a plan that are no cases.
+fn steps(machine: &str, outcome: &Outcome) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for run in &outcome.report.runs {
+        let helper = ["scratch", "kldstat", "settle", "mount"].contains(&run.name.as_str())
+            || run.name.starts_with("malloc-")
+            || run.name.starts_with("zones-")
+            || run.name.contains('/')
+            || run.name.ends_with("_kqueue_test");
+        if helper {
+            continue;
+        }
+        if run.exit == 127 {
+            rows.push(Row::skipped(machine, &run.name, "no such program was built"));
+            continue;
+        }
+        // A conformance program's failures are rows of their own.
+        let cases = outcome.report.cases.iter().filter(|case| case.suite == run.name).count();
+        let result = if run.good() || (cases > 0 && run.exit == 1) {
+            Ok(run
+                .served
+                .filter(|&served| served > 0)
+                .map_or(String::new(), |served| format!("served {served}")))
+        } else {
+            Err(run.why())
+        };
+        rows.push(Row { ms: run.ms, ..Row::step(machine, &run.name, result) });
+    }
+    rows
+}
+
+fn leak_row(machine: &str, outcome: &Outcome) -> Row {
+    match leak::grown(&outcome.report) {
+        Ok(grown) if grown.is_empty() => Row::step(machine, "nothing leaked", Ok(String::new())),
+        Ok(grown) => Row::step(machine, "nothing leaked", Err(grown.join(", "))),
+        Err(why) => Row::skipped(machine, "nothing leaked", &why),
+    }
+}

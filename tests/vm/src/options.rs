@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `vm --help` prints.
+pub const USAGE: &str = "\
+usage: vm COMMAND [OPTIONS]
+
+Commands
+  run       load the module, read a file and copy a tree with it, unload
+  test      conformance, stress and leak check, with the built-in as the reference
+  vm-test   the base system's suite and ours, case by case, built-in beside aio_rs
+  shell     log a person in with the module loaded
+  exec CMD  run one shell command in the guest (programs are in /mnt/bin)
+
+Options
+  --vm-dir DIR      the machine: kernel and root.img, or disk.qcow2 or disk.img
+                    (default: $FREEBSD_VM, or ~/.cache/aio-rs/vm)
+  --modules DIR     aio_rs.ko and aio_rs_gate.ko (default: build)
+  --programs DIR    guest programs (default: target/x86_64-unknown-none/release)
+  --kernel WHICH    plain, debug, image, or both: all there are (default: both;
+                    run, shell and exec take the first of them)
+  --smp N           processors (default: 2)
+  --mem MIB         memory (default: 1024)
+  --timeout SECONDS for one boot with all that runs in it (default: 1200)
+  --junit FILE      write a JUnit report
+  --out DIR         logs and disks (default: build/vm)
+  --no-module       do not load the module: everything runs on the built-in
+  --accel WHICH     auto, kvm or tcg (default: auto)
+  --bhyve           use bhyve (untested) instead of QEMU
+  --requests N      how much the stress program does (default: 20000)
+";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Load, demonstrate, unload.
+    Run,
+    /// Our own cases, with the built-in as the reference.
+    Test,
+    /// The base system's suite, and ours.
+    VmTest,
+    /// A person at the console.
+    Shell,
+    /// One command in the guest.
+    Exec(String),
+}
+
+/// The options.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do.
+    pub command: Command,
+    /// Where the machine is.
+    pub vm_dir: PathBuf,
+    /// Where the modules are.
+    pub modules: PathBuf,
+    /// Where the guest programs are.
+    pub programs: PathBuf,
+    /// Which kernel: a machine's name, or "both".
+    pub kernel: String,
+    /// Processors.
+    pub smp: u32,
+    /// Memory in MiB.
+    pub mem: u32,
+    /// Longest time for one boot.
+    pub timeout: Duration,
+    /// Where to write a JUnit report.
+    pub junit: Option<PathBuf>,
+    /// Logs and disks.
+    pub out: PathBuf,
+    /// Load the module.
+    pub module: bool,
+    /// How QEMU is to run the guest: "auto", "kvm" or "tcg".
+    pub accel: String,
+    /// Use bhyve.
+    pub bhyve: bool,
+    /// Requests of the stress program.
+    pub requests: u64,
+}
+
+impl Options {
+    /// Reads the command line, without the program's name.
+    ///
+    /// # Errors
+    /// What is wrong, in one line.
+    pub fn parse(args: &[String], home: &str, freebsd_vm: Option<&str>) -> Result<Self, String> {
+        let mut words = args.iter();
+        let command = match words.next().map(String::as_str) {
+            Some("run") => Command::Run,
+            Some("test") => Command::Test,
+            Some("vm-test") => Command::VmTest,
+            Some("shell") => Command::Shell,
+            Some("exec") => Command::Exec(String::new()),
+            Some(other) => return Err(format!("no command {other}; see vm --help")),
+            None => return Err("no command; see vm --help".into()),
+        };
+        let mut options = Self {
+            command,
+            vm_dir: freebsd_vm
+                .map_or_else(|| PathBuf::from(home).join(".cache/aio-rs/vm"), PathBuf::from),
+            modules: "build".into(),
+            programs: "target/x86_64-unknown-none/release".into(),
+            kernel: "both".into(),
+            smp: 2,
+            mem: 1024,
+            timeout: Duration::from_secs(1200),
+            junit: None,
+            out: "build/vm".into(),
+            module: true,
+            accel: "auto".into(),
+            bhyve: false,
+            requests: 20_000,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || {
+                words.next().cloned().ok_or_else(|| format!("{word} wants a value; see vm --help"))
+            };
+            match word.as_str() {
+                "--vm-dir" => options.vm_dir = value()?.into(),
+                "--modules" => options.modules = value()?.into(),
+                "--programs" => options.programs = value()?.into(),
+                "--kernel" => {
+                    options.kernel = one_of(word, value()?, &["plain", "debug", "image", "both"])?;
+                }
+                "--accel" => options.accel = one_of(word, value()?, &["auto", "kvm", "tcg"])?,
+                "--smp" => options.smp = number(word, &value()?, 1..=64)? as u32,
+                "--mem" => options.mem = number(word, &value()?, 128..=1 << 20)? as u32,
+                "--timeout" => {
+                    options.timeout = Duration::from_secs(number(word, &value()?, 10..=86_400)?);
+                }
+                "--requests" => options.requests = number(word, &value()?, 1..=1_000_000_000)?,
+                "--junit" => options.junit = Some(value()?.into()),
+                "--out" => options.out = value()?.into(),
+                "--no-module" => options.module = false,
+                "--bhyve" => options.bhyve = true,
+                other => match &mut options.command {
+                    Command::Exec(command) if !other.starts_with("--") => {
+                        if !command.is_empty() {
+                            command.push(' ');
+                        }
+                        command.push_str(other);
+                    }
+                    _ => return Err(format!("no option {other}; see vm --help")),
+                },
+            }
+        }
+        if options.command == Command::Exec(String::new()) {
+            return Err("exec wants a command to run in the guest".into());
+        }
+        Ok(options)
+    }
+}
+
+fn one_of(name: &str, text: String, words: &[&str]) -> Result<String, String> {
+    if words.contains(&text.as_str()) {
+        return Ok(text);
+    }
+    Err(format!("{name} is one of {}, not {text}", words.join(", ")))
+}
+
+fn number(name: &str, text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        format!("{name} is a number from {} to {}, not {text}", range.start(), range.end())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> Result<Options, String> {
+        let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        Options::parse(&args, "/home/x", None)
+    }
+
+    #[test]
+    fn defaults() {
+        let options = parse("test").unwrap();
+        assert_eq!(options.command, Command::Test);
+        assert_eq!(options.vm_dir, PathBuf::from("/home/x/.cache/aio-rs/vm"));
+        assert!(options.module);
+        let elsewhere = Options::parse(&["run".into()], "/home/x", Some("/vm")).unwrap();
+        assert_eq!(elsewhere.vm_dir, PathBuf::from("/vm"));
+    }
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(parse("run --smp 4").unwrap().smp, 4);
+        assert!(parse("run --smp 0").unwrap_err().contains("--smp"));
+        assert!(parse("run --smp").unwrap_err().contains("value"));
+        assert!(parse("run --kernel fast").unwrap_err().contains("plain, debug"));
+        assert!(parse("run --what").unwrap_err().contains("--what"));
+        assert!(parse("fly").unwrap_err().contains("fly"));
+        assert!(parse("").unwrap_err().contains("--help"));
+    }
+
+    #[test]
+    fn exec_takes_a_command() {
+        let options = parse("exec --no-module sysctl vfs.aio").unwrap();
+        assert_eq!(options.command, Command::Exec("sysctl vfs.aio".into()));
+        assert!(parse("exec").is_err());
+    }
+}

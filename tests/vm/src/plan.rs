@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the guest is to do, as steps for its runner (tests/guest, runner.rs, says what each step
+//! means). Emulation is slow: time limits are meant for hangs, not for slow machines.
+
+use crate::guest::Plan;
+use crate::options::Options;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Sysctls whose values must come back to what they were.
+pub const GAUGES: [&str; 5] = [
+    "kern.openfiles",
+    "vfs.aio.num_queue_count",
+    "vfs.aio.num_buf_aio",
+    "vfs.aio.num_unmapped_aio",
+    "vfs.numvnodes",
+];
+
+/// The engine's own counters.
+const ENGINE: &str = "vfs.aio.rs.served vfs.aio.rs.unserved vfs.aio.rs.num_procs";
+
+/// Picks a real file of a megabyte or more and reads it.
+fn demo(need_served: bool) -> String {
+    let need = if need_served { " --need-served" } else { "" };
+    format!(
+        "for f in /boot/kernel/kernel /rescue/sh /usr/lib/libc.a /lib/libc.so.7 /bin/sh; do \
+         s=$(stat -L -f %z $f 2>/dev/null || echo 0); [ $s -ge 1048576 ] && break; done; \
+         exec /mnt/bin/aio_demo $f{need}"
+    )
+}
+
+/// A plan in the making.
+struct Steps(String);
+
+impl Steps {
+    fn new() -> Self {
+        // The scratch file system; fresh directories are made there.
+        let mut steps = Self(String::new());
+        steps.step(
+            "mustsh scratch 120 lines mkdir -p /media && mount -t ufs -o noatime /dev/vtbd3 /media",
+        );
+        steps.step("work /media/work");
+        steps
+    }
+
+    fn step(&mut self, line: &str) {
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn load(&mut self, suffix: &str) {
+        self.step(&format!("mustsh load-gate{suffix} 120 lines kldstat -q -n aio_rs_gate.ko || kldload /mnt/aio_rs_gate.ko"));
+        self.step(&format!("mustsh load{suffix} 120 lines kldload /mnt/aio_rs.ko"));
+        self.step("mustsh kldstat 60 lines kldstat");
+    }
+
+    fn demo(&mut self, suffix: &str, need_served: bool) {
+        self.step(&format!("sh aio_demo{suffix} 300 lines {}", demo(need_served)));
+    }
+
+    fn conformance(&mut self) {
+        self.step("run conformance-ufs 1800 lines /mnt/bin/conformance");
+        self.step(
+            "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
+             && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",
+        );
+    }
+
+    /// Counts what could have leaked; the scratch file system must not be mounted.
+    fn count(&mut self, tag: &str) {
+        self.step(&format!("value {tag} {}", GAUGES.join(" ")));
+        self.step(&format!("sh malloc-{tag} 60 lines vmstat -m"));
+        self.step(&format!("sh zones-{tag} 60 lines vmstat -z"));
+    }
+
+    /// A warm-up round, then stress between two counts.
+    fn leak_check(&mut self, requests: u64, seed: u64) {
+        let round = |name: &str, requests: u64| {
+            format!(
+                "sh {name} 1800 lines mkdir -p /media/stress && cd /media/stress && \
+                 /mnt/bin/stress --requests {requests} --seed {seed}; rc=$?; cd /; umount /media; exit $rc"
+            )
+        };
+        self.step(&round("stress-warm-up", requests.div_ceil(4)));
+        self.step("sh settle 60 lines sync; sleep 2");
+        // The first count is warm-up too: it opens the files of the programs that count.
+        self.count("warm-up");
+        self.count("before");
+        self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
+        self.step(&round("stress", requests));
+        self.step("sh settle 60 lines sync; sleep 2");
+        self.count("after");
+        self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
+    }
+
+    fn done(mut self) -> Plan {
+        self.step("always");
+        self.step("poweroff");
+        // The longest limit above, and what a slow machine adds.
+        Plan { text: self.0, silence: Duration::from_secs(900) }
+    }
+}
+
+/// `vm run`.
+pub fn run(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    steps.step(&format!("value before {ENGINE}"));
+    if options.module {
+        steps.load("");
+    }
+    steps.demo("", options.module);
+    steps.step(
+        "run aio_copytree 1200 lines /mnt/bin/aio_copytree src dst --make-mb 64 --inflight 64",
+    );
+    steps.step(&format!("value after {ENGINE}"));
+    if options.module {
+        steps.step("sh unload 120 lines kldunload aio_rs");
+    }
+    steps.done()
+}
+
+/// The reference for `vm test` and `vm vm-test`: everything on the built-in. With `suite`, the
+/// base system's suite too.
+pub fn reference(options: &Options, suite: bool) -> Plan {
+    let mut steps = Steps::new();
+    steps.demo("", false);
+    if suite {
+        base_suite(&mut steps);
+    }
+    steps.conformance();
+    steps.leak_check(options.requests, 1);
+    steps.done()
+}
+
+/// The same with the module, and loading and unloading.
+pub fn module(options: &Options, suite: bool) -> Plan {
+    let mut steps = Steps::new();
+    steps.load("");
+    steps.demo("", true);
+    if suite {
+        base_suite(&mut steps);
+    }
+    steps.conformance();
+    steps.leak_check(options.requests, 1);
+    steps.step("mustsh unload 120 lines kldunload aio_rs");
+    // The built-in must serve again, and the module must load again.
+    steps.demo("-builtin-again", false);
+    steps.load("-again");
+    steps.demo("-again", true);
+    steps.step("mustsh unload-again 120 lines kldunload aio_rs");
+    steps.done()
+}
+
+/// The base system's AIO suite, where the guest has it.
+fn base_suite(steps: &mut Steps) {
+    const DIR: &str = "/usr/tests/sys/aio";
+    steps.step("sysctl vfs.aio.enable_unsafe 1");
+    steps.step(&format!("atf aio_test 300 {DIR}/aio_test"));
+    steps.step(&format!("atf lio_test 120 {DIR}/lio_test"));
+    steps.step(&format!("run aio_kqueue_test 900 tail {DIR}/aio_kqueue_test"));
+    steps.step(&format!("run lio_kqueue_test 900 tail {DIR}/lio_kqueue_test"));
+    steps.step("sysctl vfs.aio.enable_unsafe 0");
+}
+
+/// `vm shell`: load, and come back to the console.
+pub fn shell(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    if options.module {
+        steps.load("");
+    }
+    Plan { text: steps.0, silence: Duration::from_secs(600) }
+}
+
+/// `vm exec`.
+pub fn exec(options: &Options, command: &str) -> Plan {
+    let mut steps = Steps::new();
+    if options.module {
+        steps.load("");
+    }
+    let limit = options.timeout.as_secs();
+    steps.step(&format!("sh exec {limit} lines cd /media; {command}"));
+    if options.module {
+        steps.step("sh unload 120 lines kldunload aio_rs");
+    }
+    Plan { silence: options.timeout, ..steps.done() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &str) -> Options {
+        let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        Options::parse(&args, "/home/x", None).unwrap()
+    }
+
+    #[test]
+    fn steps_fit_the_runner() {
+        let plans = [
+            run(&options("run")),
+            reference(&options("vm-test"), true),
+            module(&options("vm-test"), true),
+            exec(&options("exec x"), "sysctl vfs.aio"),
+        ];
+        for line in plans.iter().flat_map(|plan| plan.text.lines()) {
+            assert!(line.len() < 1000, "the runner cuts longer lines: {line}");
+        }
+    }
+
+    #[test]
+    fn the_reference_has_no_module() {
+        assert!(!reference(&options("test"), false).text.contains("kldload"));
+        assert!(!run(&options("run --no-module")).text.contains("kldload"));
+        assert!(module(&options("test"), false).text.contains("kldload /mnt/aio_rs.ko"));
+    }
+}
