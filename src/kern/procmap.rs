@@ -101,7 +101,10 @@ impl<T> ProcMap<T> {
         ProcMap {
             buckets: (0..BUCKETS).map(|_| AtomicPtr::new(ptr::null_mut())).collect(),
             removals: AtomicU64::new(0),
-            free: Mutex::new(c"aio_rs procs", Free { head: ptr::null_mut(), chunks: ptr::null_mut() }),
+            free: Mutex::new(
+                c"aio_rs procs",
+                Free { head: ptr::null_mut(), chunks: ptr::null_mut() },
+            ),
         }
     }
 
