@@ -28,7 +28,15 @@ run: deps
 test: deps
 	@tests/test.sh
 
+# The base system's suite and ours, built-in beside aio_rs, case by case.
+vm-test: deps
+	@tests/vm.sh vm-test
+
+# A console with the module on board.
+vm-shell: deps
+	@tests/vm.sh shell
+
 clean:
 	rm -rf build target
 
-.PHONY: all deps programs check run test clean
+.PHONY: all deps programs check run test vm-test vm-shell clean

@@ -6,6 +6,7 @@ use crate::console::{Console, Prompt, Stop, error_log, prompt};
 use crate::hypervisor::{self, Disks, Size};
 use crate::image::{Boot, Machine};
 use crate::options::Options;
+use crate::plan::STACK;
 use crate::report::{self, Report};
 use crate::symbols::{self, Symbols};
 use crate::trouble;
@@ -320,7 +321,9 @@ fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, Strin
     let _ = fs::remove_dir_all(&stage);
     let bin = stage.join("bin");
     fs::create_dir_all(&bin).map_err(failed(&bin))?;
-    for name in ["runner", "aio_demo", "aio_copytree", "conformance", "stress"] {
+    for name in
+        ["runner", "aio_demo", "aio_copytree", "conformance", "holder", "noworker", "stress"]
+    {
         let from = options.programs.join(name);
         if from.is_file() {
             fs::copy(&from, bin.join(name)).map_err(failed(&bin))?;
@@ -337,6 +340,10 @@ fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, Strin
             fs::copy(&from, stage.join(name)).map_err(|error| {
                 format!("no module {}: {error}: build it first (make)", from.display())
             })?;
+        }
+        let stack = options.modules.join(STACK);
+        if stack.is_file() {
+            fs::copy(&stack, stage.join(STACK)).map_err(failed(&stack))?;
         }
     }
     fs::write(stage.join("plan"), plan).map_err(failed(&stage))?;

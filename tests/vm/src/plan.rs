@@ -16,6 +16,9 @@ pub const GAUGES: [&str; 5] = [
     "vfs.numvnodes",
 ];
 
+/// A module of tests/kmod that takes one of the system calls.
+pub const STACK: &str = "aio_rs_stack.ko";
+
 /// The engine's own counters.
 const ENGINE: &str = "vfs.aio.rs.served vfs.aio.rs.unserved vfs.aio.rs.num_procs";
 
@@ -131,10 +134,38 @@ pub fn reference(options: &Options, suite: bool) -> Plan {
     steps.done()
 }
 
+/// What is in the way of a load or an unload: a request, a sleeper, another module.
+fn obstacles(steps: &mut Steps, stack: bool) {
+    let engine = "kldstat -q -n aio_rs.ko";
+    steps.step(
+        "sh unload-refused-for-a-request 120 lines /mnt/bin/holder request /bin/sh 4000 & sleep 1; \
+         kldunload aio_rs && exit 1; wait $!",
+    );
+    steps.step(
+        "sh unload-hands-a-sleeper-over 120 lines /mnt/bin/holder sleep /bin/sh 3000 & sleep 1; \
+         kldunload aio_rs || exit 1; wait $!",
+    );
+    if stack {
+        steps.step(&format!(
+            "sh load-refused-over-a-module 120 lines kldload /mnt/{STACK} || exit 1; \
+             kldload /mnt/aio_rs.ko && exit 1; {engine} && exit 1; \
+             /mnt/bin/aio_demo /bin/sh && kldunload aio_rs_stack"
+        ));
+        steps.step(&format!(
+            "sh unload-refused-under-a-module 120 lines kldload /mnt/aio_rs.ko && \
+             kldload /mnt/{STACK} || exit 1; kldunload aio_rs && exit 1; \
+             kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served && \
+             kldunload aio_rs_stack && kldunload aio_rs"
+        ));
+    }
+}
+
 /// The same with the module, and loading and unloading.
 pub fn module(options: &Options, suite: bool) -> Plan {
     let mut steps = Steps::new();
     steps.load("");
+    // First of all, while nobody has used the engine.
+    steps.step("sh no-worker-can-be-started 600 lines /mnt/bin/noworker /bin/sh");
     steps.demo("", true);
     if suite {
         base_suite(&mut steps);
@@ -146,7 +177,7 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.demo("-builtin-again", false);
     steps.load("-again");
     steps.demo("-again", true);
-    steps.step("mustsh unload-again 120 lines kldunload aio_rs");
+    obstacles(&mut steps, options.modules.join(STACK).is_file());
     steps.done()
 }
 

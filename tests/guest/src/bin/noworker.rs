@@ -3,8 +3,7 @@
 //! lost; and when one can be again, everything is served, by however few there are.
 //!
 //! `noworker FILE` fills the process table, so that the kernel's own fork fails too. It must run
-//! as root, alone, and right after the engine was loaded, before anybody has used it; else it says
-//! `skip` and exits 0.
+//! as root, alone, and right after the engine was loaded, before anybody has used it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
@@ -36,8 +35,8 @@ fn run(args: Args) -> i32 {
         return 2;
     };
     if get("vfs.aio.rs.num_procs") != Some(0) {
-        println!("noworker: skip: the engine is not loaded, or has workers already");
-        return 0;
+        println!("noworker: FAILED: the engine is not loaded, or has workers already");
+        return 1;
     }
     let Ok(fd) = sys::open(file, sys::O_RDONLY, 0) else {
         println!("noworker: FAILED: cannot open the file");

@@ -199,7 +199,7 @@ fn an_impossible_signal_is_einval(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn an_unmapped_aiocb_is_efault(test: &Test) -> Outcome {
+fn an_unmapped_aiocb_is_efault(_test: &Test) -> Outcome {
     // The last is not canonical, the one before it is the kernel's.
     let addresses = [0, 8, HOLE, 0xffff_ffff_8000_0000, usize::MAX - 7, 0x8000_0000_0000_0000];
     for op in OPS {
