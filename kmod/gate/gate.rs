@@ -58,11 +58,11 @@ struct Line {
 static COUNTS: [Line; LINES] =
     [const { Line { entries: AtomicU64::new(0), exits: AtomicU64::new(0) } }; LINES];
 
-/// The attached engine, or null: what system calls and workers look at.
+/// The attached engine, or null: what system calls look at.
 static OPS: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
 
-/// The same for process events. They are closed last, so that no exit is missed by a detach that
-/// fails.
+/// The same for process events and workers. They are closed last, so that a detach that fails has
+/// missed no exit and lost no worker.
 static EVENT_OPS: AtomicPtr<Ops> = AtomicPtr::new(ptr::null_mut());
 
 /// The table of the engine that is attached or detaching; only the holder of [`SWITCH`] looks.
@@ -159,8 +159,9 @@ unsafe extern "C" fn process_exec(
 /// See [`sys::gate::aio_rs_gate_worker`].
 #[unsafe(no_mangle)]
 unsafe extern "C" fn aio_rs_gate_worker(arg: *mut c_void) {
+    // By the events' table, which a detach that fails does not lose.
     // SAFETY: the engine started this process with an argument of its own.
-    counted(&OPS, (), |ops| unsafe { (ops.worker)(ops.ctx, arg) });
+    counted(&EVENT_OPS, (), |ops| unsafe { (ops.worker)(ops.ctx, arg) });
     // SAFETY: this is the main function of a kernel process; no engine text follows.
     unsafe { sys::kproc_exit(0) }
 }
@@ -264,8 +265,13 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     if SWITCH.swap(true, SeqCst) {
         return sys::EBUSY as c_int;
     }
+    // After a detach that could not be undone the kernel's own functions are back already.
+    let passive = OPS.load(SeqCst).is_null();
     let stacked = (0..SLOTS).find(|&slot| {
-        sy_call(slot).is_some_and(|word| word.load(SeqCst) != TRAMPOLINES[slot] as *mut c_void)
+        sy_call(slot).map(|word| word.load(SeqCst)).is_some_and(|now| {
+            now != TRAMPOLINES[slot] as *mut c_void
+                && !(passive && now == aio_rs_gate_slots[slot].expected)
+        })
     });
     let result = if let Some(slot) = stacked {
         complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n", slot);
@@ -273,17 +279,17 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     } else {
         restore(SLOTS);
         OPS.store(ptr::null_mut(), SeqCst);
-        let mut drained = drain();
+        let drained = drain();
         if drained {
             EVENT_OPS.store(ptr::null_mut(), SeqCst);
-            drained = drain();
+            // Only event handlers can be inside now, and with nothing to wait for.
+            while !drain() {}
         }
         if drained {
             ATTACHED.store(ptr::null_mut(), SeqCst);
             0
         } else {
             let ops = ATTACHED.load(SeqCst);
-            EVENT_OPS.store(ops, SeqCst);
             // When somebody took a slot in between, the engine stays, but gets no calls.
             if take().is_ok() {
                 OPS.store(ops, SeqCst);

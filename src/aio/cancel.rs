@@ -30,7 +30,7 @@ impl Engine {
     /// EBADF: the descriptor is not open.
     pub fn cancel(&self, td: Curthread, fd: i32, user: Option<UserAiocb>) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
-        if self.is_retired(&mut process.lock()) {
+        if self.is_retired(td, &mut process.lock()) {
             return Ok(Served::Pass);
         }
         let file = File::get(td, fd, Access::Any)?;

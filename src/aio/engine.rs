@@ -132,10 +132,21 @@ impl Engine {
         }
     }
 
-    /// Whether the process's calls go to the built-in. A process without a request retires here
-    /// when the engine closes: unload looks at all processes after it has set the flag, so either
-    /// it sees the request of a thread that came by here before, or that thread sees the flag.
-    pub(super) fn is_retired(&self, inner: &mut process::Inner) -> bool {
+    /// Whether the process's calls go to the built-in.
+    ///
+    /// A process that has had no request here is the built-in's when it has got state there
+    /// meanwhile: by a call that was on its way while we were loaded or failed to unload.
+    pub(super) fn is_retired(&self, td: Curthread, inner: &mut process::Inner) -> bool {
+        if !inner.accepted && td.has_builtin_aio() {
+            inner.retired = true;
+        }
+        self.retires(inner)
+    }
+
+    /// A process without a request retires when the engine closes: unload looks at all processes
+    /// after it has set the flag, so either it sees the request of a thread that came by here
+    /// before, or that thread sees the flag.
+    fn retires(&self, inner: &mut process::Inner) -> bool {
         if inner.table.count() == 0 && self.closing.load(Ordering::SeqCst) {
             inner.retired = true;
         }
@@ -152,9 +163,14 @@ impl Engine {
     ///
     /// # Errors
     /// EOPNOTSUPP.
-    pub(super) fn unserved(&self, process: &Process, what: &str) -> Result<Served, Errno> {
+    pub(super) fn unserved(
+        &self,
+        td: Curthread,
+        process: &Process,
+        what: &str,
+    ) -> Result<Served, Errno> {
         let mut inner = process.lock();
-        if self.is_retired(&mut inner) {
+        if self.is_retired(td, &mut inner) {
             return Ok(Served::Pass);
         }
         if !inner.accepted {
@@ -187,7 +203,7 @@ impl Engine {
                 None => return Ok(Served::Pass),
             },
         };
-        self.unserved(&process, what).inspect_err(|error| {
+        self.unserved(td, &process, what).inspect_err(|error| {
             if let Some(user) = user {
                 user.store_initial();
                 user.store_error(i64::from(error.code()));
@@ -241,7 +257,7 @@ impl Engine {
             let mut free = true;
             self.procs.all(|process| {
                 let mut inner = process.lock();
-                free = self.is_retired(&mut inner);
+                free = self.retires(&mut inner);
                 drop(inner);
                 // Threads that sleep without a request go to the built-in.
                 process.wake_all();

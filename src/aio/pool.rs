@@ -58,10 +58,14 @@ struct Inner {
     /// Seats of idle workers, youngest last. Has room for every seat.
     idle: Vec<usize>,
     seats: Vec<Seat>,
-    /// Workers that run, are about to, or are about to end.
+    /// Workers that run, or are about to.
     workers: usize,
-    /// Workers that have not looked at the queue for the first time.
+    /// Workers that have been started and not yet looked at the queue.
     arriving: usize,
+    /// Workers that have been taken off the idle stack and not yet looked at the queue.
+    waking: usize,
+    /// Workers that count no more and are not yet out of here.
+    leaving: usize,
     /// Attempts to start a worker that failed.
     failures: u32,
     /// Somebody has used AIO, so the workers that are to be kept are to be there.
@@ -103,9 +107,18 @@ impl Kick {
 }
 
 impl Inner {
+    /// Takes a worker off the idle stack, to be woken.
+    fn rouse(&mut self) -> Option<usize> {
+        let seat = self.idle.pop()?;
+        self.seats[seat] = Seat::Busy;
+        self.waking += 1;
+        Some(seat)
+    }
+
     /// Whether another worker is to be started.
     fn lacks_worker(&self, config: &Config) -> bool {
-        let wanted = self.queue.len() > self.arriving && self.idle.is_empty();
+        let coming = self.arriving + self.waking;
+        let wanted = self.queue.len() > coming && self.idle.is_empty();
         (self.demanded && self.workers < config.workers_target())
             || (wanted && self.workers < config.workers_max())
     }
@@ -121,6 +134,8 @@ impl Pool {
             seats: Vec::new(),
             workers: 0,
             arriving: 0,
+            waking: 0,
+            leaving: 0,
             failures: 0,
             demanded: false,
             manager: Manager::Absent,
@@ -212,17 +227,22 @@ impl Pool {
     /// time: the manager takes no signals.
     ///
     /// # Errors
-    /// EAGAIN: there is none, and none can be started.
+    /// EAGAIN: there is none, and none can be started. ERESTART, EINTR: a signal kept this thread
+    /// from starting the manager.
     pub fn ensure_worker(&self) -> Result<(), Errno> {
         // Once there is one, one stays until unload, before which all processes retire.
-        if self.present.load(Ordering::Acquire) > 0 {
+        if !self.is_empty() {
             return Ok(());
         }
-        self.start().map_err(|_| Errno::EAGAIN)?;
+        // The manager is there, but after an unload that failed.
+        self.start().map_err(|error| match error {
+            Errno::ERESTART | Errno::EINTR => error,
+            _ => Errno::EAGAIN,
+        })?;
         let mut inner = self.inner.lock();
         let failures = inner.failures;
         inner.demanded = true;
-        while self.present.load(Ordering::Acquire) == 0 && !inner.stopping {
+        while self.is_empty() && !inner.stopping {
             if inner.failures != failures || inner.manager == Manager::Absent {
                 return Err(Errno::EAGAIN);
             }
@@ -247,8 +267,7 @@ impl Pool {
         let mut inner = self.inner.lock();
         inner.queue.push_back(process.clone());
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
-        if let Some(seat) = inner.idle.pop() {
-            inner.seats[seat] = Seat::Busy;
+        if let Some(seat) = inner.rouse() {
             return Kick(Some(self.seat_channel(seat)));
         }
         // A manager that is busy looks again before it sleeps.
@@ -352,14 +371,19 @@ impl Pool {
                 break;
             }
         }
+        // Counted out under the lock that decided it, so that not all leave at once.
         inner.seats[seat] = Seat::Vacant;
+        inner.workers -= 1;
+        inner.leaving += 1;
         self.present.fetch_sub(1, Ordering::Release);
         drop(inner);
         drop(home);
         let mut inner = self.inner.lock();
-        inner.workers -= 1;
+        inner.leaving -= 1;
         drop(inner);
         self.count_channel().wakeup();
+        // Somebody may have been queued while this one was still counted.
+        self.manager_channel().wakeup();
     }
 
     /// Sleeps until there may be work. True: it was long enough for a worker too many to end.
@@ -375,7 +399,8 @@ impl Pool {
         let ended;
         (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", deadline);
         if inner.seats[seat] == Seat::Busy {
-            // Taken off the stack by whoever has work.
+            // Roused.
+            inner.waking -= 1;
             return (inner, false);
         }
         inner.seats[seat] = Seat::Busy;
@@ -416,7 +441,9 @@ impl Pool {
             let finished = inner.table.finish(id, request, performed.outcome);
             // The process's own place in the queue is no reason to stop.
             let contended = self.queued.load(Ordering::Relaxed) > usize::from(inner.scheduled);
-            let again = !contended && inner.workers <= config.running_per_process_max();
+            let again = inner.live.is_some()
+                && !contended
+                && inner.workers <= config.running_per_process_max();
             let next = if again { inner.table.start() } else { None };
             if next.is_none() {
                 inner.workers -= 1;
@@ -437,9 +464,8 @@ impl Pool {
     pub fn stop(&self) {
         let mut inner = self.inner.lock();
         inner.stopping = true;
-        while inner.workers > 0 || inner.manager != Manager::Absent {
-            while let Some(seat) = inner.idle.pop() {
-                inner.seats[seat] = Seat::Busy;
+        while inner.workers + inner.leaving > 0 || inner.manager != Manager::Absent {
+            while let Some(seat) = inner.rouse() {
                 self.seat_channel(seat).wakeup();
             }
             self.manager_channel().wakeup();
@@ -450,8 +476,15 @@ impl Pool {
         self.count_channel().wakeup();
     }
 
-    /// Allows workers again, after [`Pool::stop`].
+    /// Allows workers again, after [`Pool::stop`]. May sleep.
     pub fn resume(&self) {
         self.inner.lock().stopping = false;
+        // If it cannot be had now, whoever needs it tries again.
+        let _ = self.start();
+    }
+
+    /// Whether no worker runs.
+    pub fn is_empty(&self) -> bool {
+        self.present.load(Ordering::Acquire) == 0
     }
 }

@@ -34,11 +34,14 @@ impl Engine {
     pub fn error(&self, td: Curthread, user: UserAiocb) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
         let mut inner = process.lock();
-        if self.is_retired(&mut inner) {
+        if self.is_retired(td, &mut inner) {
             return Ok(Served::Pass);
         }
         let progress = inner.table.progress(user.address());
+        // The limit of requests that run may have been raised while this one waited.
+        let kick = self.pool.schedule(&self.config, &process, &mut inner);
         drop(inner);
+        kick.deliver();
         td.set_retval(match progress {
             Some(Progress::Running) => i64::from(Errno::EINPROGRESS.code()),
             Some(Progress::Finished(error)) => i64::from(error.map_or(0, Errno::code)),
@@ -58,7 +61,7 @@ impl Engine {
     pub fn reap(&self, td: Curthread, user: UserAiocb) -> Result<Served, Errno> {
         let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
         let mut inner = process.lock();
-        if self.is_retired(&mut inner) {
+        if self.is_retired(td, &mut inner) {
             return Ok(Served::Pass);
         }
         let reaped = inner.table.reap(user.address());
@@ -105,7 +108,9 @@ impl Engine {
                 None => return Ok(Served::Pass),
             },
         };
-        let Some(reaped) = self.wait_for_any(&process, patience)? else { return Ok(Served::Pass) };
+        let Some(reaped) = self.wait_for_any(td, &process, patience)? else {
+            return Ok(Served::Pass);
+        };
         let user = UserAiocb::at(reaped.address);
         // Failure to store loses only the name; the result is the caller's already.
         let _ = which.suword(user.address().cast_signed());
@@ -115,11 +120,12 @@ impl Engine {
     /// Takes the request that finished first, or sleeps for one; `None` when the process retires.
     fn wait_for_any(
         &self,
+        td: Curthread,
         process: &Arc<Process>,
         patience: Patience,
     ) -> Result<Option<Reaped<Request>>, Errno> {
         let mut inner = process.lock();
-        if self.is_retired(&mut inner) {
+        if self.is_retired(td, &mut inner) {
             return Ok(None);
         }
         if let Some(reaped) = inner.table.reap_oldest() {
@@ -135,7 +141,7 @@ impl Engine {
         let waiter = inner.table.enter();
         let mut slept = Ok(());
         loop {
-            let result = if self.is_retired(&mut inner) {
+            let result = if self.is_retired(td, &mut inner) {
                 Ok(None)
             } else if let Some(reaped) = inner.table.reap_oldest() {
                 Ok(Some(reaped))

@@ -28,13 +28,13 @@ impl Engine {
         let mut inner = process.lock();
         // From here on nobody queues the process, and no worker begins a request of it.
         let live = inner.live.take();
-        while let Some(reaped) = inner.table.rundown() {
-            drop(inner);
-            self.config.num_queue_count.subtract(1);
-            drop(reaped);
-            inner = process.lock();
-        }
         loop {
+            while let Some(reaped) = inner.table.rundown() {
+                drop(inner);
+                self.config.num_queue_count.subtract(1);
+                drop(reaped);
+                inner = process.lock();
+            }
             let before = inner.table.count();
             let more = inner.table.disown(CHUNK);
             let disowned = before - inner.table.count();
@@ -43,6 +43,7 @@ impl Engine {
             if !more {
                 break;
             }
+            // One that ran may be done when we are back.
             drop(inner);
             inner = process.lock();
         }

@@ -57,7 +57,7 @@ impl Engine {
         let process = match self.who(td) {
             Who::Builtin => return Ok(Served::Pass),
             Who::Ours(process) => {
-                if self.is_retired(&mut process.lock()) {
+                if self.is_retired(td, &mut process.lock()) {
                     return Ok(Served::Pass);
                 }
                 Some(process)
@@ -80,7 +80,7 @@ impl Engine {
         match prepared {
             Ok(prepared) => self.enqueue(td, &process, user, prepared),
             Err(Refusal::Error(error)) => Err(error),
-            Err(Refusal::Unserved(what)) => self.unserved(&process, what),
+            Err(Refusal::Unserved(what)) => self.unserved(td, &process, what),
         }
         .inspect_err(|error| user.store_error(i64::from(error.code())))
     }
@@ -166,10 +166,8 @@ impl Engine {
         if !queue_count.increment_below(self.config.queue_max()) {
             return Err(Errno::EAGAIN);
         }
-        let room =
-            if submission.syncs { Room::Sync { file: submission.file } } else { Room::Request };
-        let mut inner = process.lock_with_room(room);
-        let refused = if self.is_retired(&mut inner) {
+        let mut inner = process.lock_with_room(Room::Request);
+        let refused = if self.is_retired(td, &mut inner) {
             Some(Ok(Served::Pass))
         } else if inner.table.count() >= self.config.queue_per_process_max() {
             Some(Err(Errno::EAGAIN))
@@ -187,6 +185,11 @@ impl Engine {
         drop(inner);
         kick.deliver();
         drop(garbage);
+        if self.pool.is_empty() {
+            // An unload that failed has taken the workers away after we looked. The request stays
+            // whatever comes of this; the manager goes on trying.
+            let _ = self.pool.ensure_worker();
+        }
         td.set_retval(0);
         Ok(Served::Here)
     }

@@ -44,7 +44,7 @@ impl Engine {
         let mut room = addresses.iter().filter(|&&address| address != 0).count();
         let (mut inner, waiter) = loop {
             let mut inner = process.lock_with_room(Room::Waits(room));
-            if self.is_retired(&mut inner) {
+            if self.is_retired(td, &mut inner) {
                 return Ok(Served::Pass);
             }
             match inner.table.suspend(addresses) {
@@ -53,7 +53,8 @@ impl Engine {
                 // An aiocb stands for several requests.
                 Suspend::NoRoom(waiter) => inner.table.leave(waiter),
             }
-            room += inner.table.count();
+            // Each is waited for once, however often it is named.
+            room = inner.table.count();
         };
         let deadline = match patience {
             Patience::Poll => {

@@ -50,6 +50,11 @@ impl List {
         (self.head != NONE).then_some(self.head)
     }
 
+    /// The youngest entry.
+    pub fn last(&self) -> Option<Id> {
+        (self.tail != NONE).then_some(self.tail)
+    }
+
     /// The entry after `id`, which is in this list.
     pub fn after<T: Linked>(&self, slab: &mut Slab<T>, id: Id) -> Option<Id> {
         let next = slab[id].links().next;

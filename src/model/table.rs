@@ -62,10 +62,10 @@ struct Job<P> {
     syncs: bool,
     /// How many of those there are still.
     blockers: usize,
-    /// Its own dependences on them, chained.
-    dependences: Id,
-    /// Dependences of others on it.
-    dependents: List,
+    /// Others wait for it in this way.
+    blocks: bool,
+    /// Submission order.
+    sequence: u64,
     /// The waits for it.
     waits: List,
     outcome: Outcome,
@@ -115,22 +115,6 @@ impl Linked for Wait {
     }
 }
 
-/// One request's place behind another.
-struct Dependence {
-    links: Links,
-    /// [`NONE`] once it has finished.
-    earlier: Id,
-    later: Id,
-    /// The later request's next dependence.
-    next: Id,
-}
-
-impl Linked for Dependence {
-    fn links(&mut self) -> &mut Links {
-        &mut self.links
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Queue {
     No,
@@ -160,12 +144,12 @@ pub struct Table<P> {
     pending: List,
     active: List,
     done: List,
-    dependences: Slab<Dependence>,
     /// Requests counted against the process's limit: all but orphans.
     count: usize,
     orphans: usize,
     orphans_awaited: usize,
     finished: u64,
+    sequence: u64,
     waits: Slab<Wait>,
     waiters: Slab<Waiter>,
     /// Threads that wait for whatever comes first, oldest first.
@@ -183,11 +167,11 @@ impl<P> Default for Table<P> {
             pending: List::default(),
             active: List::default(),
             done: List::default(),
-            dependences: Slab::default(),
             count: 0,
             orphans: 0,
             orphans_awaited: 0,
             finished: 0,
+            sequence: 0,
             waits: Slab::default(),
             waiters: Slab::default(),
             any: List::default(),
@@ -201,8 +185,6 @@ impl<P> Default for Table<P> {
 pub enum Room {
     /// A submission.
     Request,
-    /// The submission of a request that waits for the earlier ones of this file.
-    Sync { file: u64 },
     /// A thread that waits for so many requests.
     Waits(usize),
 }
@@ -227,7 +209,6 @@ pub struct Submission {
 pub struct Need {
     jobs: Option<Lack>,
     buckets: Option<usize>,
-    dependences: Option<Lack>,
     waits: Option<Lack>,
     waiters: Option<Lack>,
 }
@@ -236,7 +217,6 @@ pub struct Need {
 pub struct Memory<P> {
     jobs: Option<Growth<Job<P>>>,
     buckets: Option<Vec<Id>>,
-    dependences: Option<Growth<Dependence>>,
     waits: Option<Growth<Wait>>,
     waiters: Option<Growth<Waiter>>,
 }
@@ -247,7 +227,6 @@ impl<P> Memory<P> {
         Box::new(Memory {
             jobs: need.jobs.map(Growth::new),
             buckets: need.buckets.map(Hash::allocate),
-            dependences: need.dependences.map(Growth::new),
             waits: need.waits.map(Growth::new),
             waiters: need.waiters.map(Growth::new),
         })
@@ -319,17 +298,12 @@ impl<P> Table<P> {
     }
 
     /// Says what memory an operation needs first.
-    pub fn lacks(&mut self, room: Room) -> Option<Need> {
-        let mut need =
-            Need { jobs: None, buckets: None, dependences: None, waits: None, waiters: None };
+    pub fn lacks(&self, room: Room) -> Option<Need> {
+        let mut need = Need { jobs: None, buckets: None, waits: None, waiters: None };
         match room {
-            Room::Request | Room::Sync { .. } => {
+            Room::Request => {
                 need.jobs = self.jobs.lacks(1);
                 need.buckets = self.hash.lacks();
-                if let Room::Sync { file } = room {
-                    let count = self.blockers(file, |_, _| {});
-                    need.dependences = self.dependences.lacks(count);
-                }
             }
             Room::Waits(count) => {
                 need.waits = self.waits.lacks(count);
@@ -338,7 +312,6 @@ impl<P> Table<P> {
         }
         let nothing = need.jobs.is_none()
             && need.buckets.is_none()
-            && need.dependences.is_none()
             && need.waits.is_none()
             && need.waiters.is_none();
         (!nothing).then_some(need)
@@ -348,8 +321,6 @@ impl<P> Table<P> {
     pub fn grow(&mut self, memory: &mut Memory<P>) {
         memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
         memory.buckets = memory.buckets.take().map(|buckets| self.hash.grow(buckets));
-        let dependences = memory.dependences.take();
-        memory.dependences = dependences.map(|growth| self.dependences.grow(growth));
         memory.waits = memory.waits.take().map(|growth| self.waits.grow(growth));
         memory.waiters = memory.waiters.take().map(|growth| self.waiters.grow(growth));
     }
@@ -358,6 +329,7 @@ impl<P> Table<P> {
     /// dropped where freeing is allowed.
     pub fn submit(&mut self, submission: Submission, payload: P) -> Vec<Id> {
         let Submission { address, fd, file, syncs, awaited } = submission;
+        self.sequence += 1;
         let job = Job {
             state: JobState::Held,
             links: Links::UNLINKED,
@@ -369,8 +341,8 @@ impl<P> Table<P> {
             file,
             syncs,
             blockers: 0,
-            dependences: NONE,
-            dependents: List::default(),
+            blocks: false,
+            sequence: self.sequence,
             waits: List::default(),
             outcome: Outcome::CANCELED,
             payload: Some(payload),
@@ -379,7 +351,7 @@ impl<P> Table<P> {
         let garbage = self.hash.insert(&mut self.jobs, id);
         self.count += 1;
         if syncs {
-            self.blockers(file, |table, earlier| table.depend(id, earlier));
+            self.jobs[id].blockers = self.block(file);
         }
         self.held.push(&mut self.jobs, id);
         if self.jobs[id].blockers == 0 {
@@ -388,61 +360,47 @@ impl<P> Table<P> {
         garbage
     }
 
-    /// Calls `visit` with the unfinished requests of a file that a sync waits for; returns how many
-    /// there are. Costs the process's unfinished requests.
-    fn blockers(&mut self, file: u64, mut visit: impl FnMut(&mut Self, Id)) -> usize {
+    /// Marks the unfinished requests of a file that a new sync waits for; returns how many there
+    /// are. Costs the process's unfinished requests.
+    fn block(&mut self, file: u64) -> usize {
         let mut count = 0;
         for first in [self.active.first(), self.pending.first()] {
             let mut next = first;
             while let Some(id) = next {
                 next = self.pending.after(&mut self.jobs, id);
-                if self.jobs[id].file == file && !self.jobs[id].syncs {
+                let job = &mut self.jobs[id];
+                if job.file == file && !job.syncs {
+                    job.blocks = true;
                     count += 1;
-                    visit(self, id);
                 }
             }
         }
         count
     }
 
-    /// Puts one request behind another. [`Table::lacks`] said that there is room.
-    fn depend(&mut self, later: Id, earlier: Id) {
-        let next = self.jobs[later].dependences;
-        let dependence = Dependence { links: Links::UNLINKED, earlier, later, next };
-        let Ok(id) = self.dependences.insert(dependence) else { panic!("a sync without room") };
-        self.jobs[earlier].dependents.push(&mut self.dependences, id);
-        self.jobs[later].dependences = id;
-        self.jobs[later].blockers += 1;
-    }
-
     /// Has a held request begin.
     fn release(&mut self, id: Id) {
         self.jobs[id].step(Event::Ready);
         self.held.remove(&mut self.jobs, id);
-        self.free_dependences(id);
         self.pending.push(&mut self.jobs, id);
     }
 
-    /// Takes a request out from behind all others.
-    fn free_dependences(&mut self, id: Id) {
-        let mut at = core::mem::replace(&mut self.jobs[id].dependences, NONE);
-        while at != NONE {
-            let earlier = self.dependences[at].earlier;
-            if earlier != NONE {
-                self.jobs[earlier].dependents.remove(&mut self.dependences, at);
-            }
-            at = self.dependences.remove(at).next;
+    /// Tells the syncs that counted a request that it has finished: those of its file that were
+    /// submitted after it. Costs the process's held syncs, and nothing when none counted it.
+    fn unblock(&mut self, id: Id) {
+        let Job { file, sequence, blocks, .. } = self.jobs[id];
+        if !blocks {
+            return;
         }
-    }
-
-    /// Takes a request out from before all others; those that wait for nothing else can begin.
-    fn free_dependents(&mut self, id: Id) {
-        while let Some(dependence) = self.jobs[id].dependents.pop(&mut self.dependences) {
-            self.dependences[dependence].earlier = NONE;
-            let later = self.dependences[dependence].later;
-            self.jobs[later].blockers -= 1;
-            if self.jobs[later].blockers == 0 {
-                self.release(later);
+        let mut next = self.held.first();
+        while let Some(id) = next {
+            next = self.held.after(&mut self.jobs, id);
+            let job = &mut self.jobs[id];
+            if job.file == file && job.sequence > sequence {
+                job.blockers -= 1;
+                if job.blockers == 0 {
+                    self.release(id);
+                }
             }
         }
     }
@@ -482,7 +440,7 @@ impl<P> Table<P> {
         job.outcome = outcome;
         job.finished = self.finished;
         self.done.push(&mut self.jobs, id);
-        self.free_dependents(id);
+        self.unblock(id);
         while let Some(wait) = self.jobs[id].waits.first() {
             self.detach(wait);
             self.fire(self.waits[wait].waiter);
@@ -623,6 +581,12 @@ impl<P> Table<P> {
                     self.leave(waiter);
                     return Suspend::Ready;
                 }
+                // Named twice: this thread's wait is the youngest then, all under one lock.
+                let youngest = self.jobs[id].waits.last();
+                if youngest.is_some_and(|wait| self.waits[wait].waiter == waiter) {
+                    next = self.hash.find_after(&mut self.jobs, id);
+                    continue;
+                }
                 let waits = self.waiters[waiter].waits;
                 let wait = Wait { links: Links::UNLINKED, job: id, waiter, next: waits };
                 let Ok(wait) = self.waits.insert(wait) else { return Suspend::NoRoom(waiter) };
@@ -678,7 +642,6 @@ impl<P> Table<P> {
     fn unlist(&mut self, id: Id, state: JobState) {
         if state == JobState::Held {
             self.held.remove(&mut self.jobs, id);
-            self.free_dependences(id);
         } else {
             self.pending.remove(&mut self.jobs, id);
         }

@@ -180,6 +180,8 @@ fn it_collects_nothing(test: &Test) -> Outcome {
 
 /// A request that does not start, for a wait that is to end otherwise.
 fn held(test: &Test) -> Result<(Hold<'_>, usize), crate::harness::Stop> {
+    // One that is served, so that it shows whose process this is.
+    test.use_aio()?;
     let fd = test.file("file", 100)?;
     let hold = test.hold()?;
     let cb = test.request(Op::Write, fd, 0, &test.buffer(10));
