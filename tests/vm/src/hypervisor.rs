@@ -62,12 +62,9 @@ pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<Stri
     drive(&disks.scratch, "raw", ",snapshot=on");
     if let Boot::Direct { kernel, .. } = &machine.boot {
         let kernel = kernel.display().to_string();
-        add(&[
-            "-kernel",
-            &kernel,
-            "-append",
-            "vfs.root.mountfrom=ufs:/dev/vtbd0 console=comconsole",
-        ]);
+        // A test fills the process table, and WITNESS keeps a lock list for about 4,000 threads.
+        let environment = "vfs.root.mountfrom=ufs:/dev/vtbd0 console=comconsole kern.maxproc=1000";
+        add(&["-kernel", &kernel, "-append", environment]);
     }
     args
 }
