@@ -86,7 +86,7 @@ deps() {
 		need /usr/include/stdio.h libc6-dev
 		need /usr/bin/python3 python3
 		need /usr/bin/qemu-system-x86_64 qemu-system-x86
-		need /usr/bin/makefs makefs
+		need /usr/sbin/makefs makefs
 		if [ -z "$SYSDIR" ]; then
 			need /usr/bin/pip3 python3-pip
 			need /usr/bin/unzip unzip
