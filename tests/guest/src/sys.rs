@@ -310,7 +310,8 @@ pub fn exec_words<'a>(argv: impl Iterator<Item = &'a CStr>) -> Result<()> {
         pointers[index] = word.as_ptr();
     }
     let environment = [
-        c"PATH=/sbin:/bin:/usr/sbin:/usr/bin:/rescue".as_ptr(),
+        // The base suite's own folder first: it may have its own version of a tool.
+        c"PATH=/usr/tests/bin:/sbin:/bin:/usr/sbin:/usr/bin:/rescue".as_ptr(),
         c"HOME=/root".as_ptr(),
         c"TERM=dumb".as_ptr(),
         core::ptr::null(),

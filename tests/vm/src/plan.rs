@@ -19,6 +19,9 @@ pub const GAUGES: [&str; 5] = [
 /// A module of tests/kmod that takes one of the system calls.
 pub const STACK: &str = "aio_rs_stack.ko";
 
+/// The exit status of a step that could not be taken, and says why.
+pub const SKIP: i32 = 77;
+
 /// The engine's own counters.
 const ENGINE: &str = "vfs.aio.rs.served vfs.aio.rs.unserved vfs.aio.rs.num_procs";
 
@@ -131,6 +134,9 @@ pub fn reference(options: &Options, suite: bool) -> Plan {
     }
     steps.conformance();
     steps.leak_check(options.requests, 1);
+    if suite {
+        zfs(&mut steps);
+    }
     steps.done()
 }
 
@@ -172,6 +178,9 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     }
     steps.conformance();
     steps.leak_check(options.requests, 1);
+    if suite {
+        zfs(&mut steps);
+    }
     steps.step("mustsh unload 120 lines kldunload aio_rs");
     // The built-in must serve again, and the module must load again.
     steps.demo("-builtin-again", false);
@@ -190,6 +199,43 @@ fn base_suite(steps: &mut Steps) {
     steps.step(&format!("run aio_kqueue_test 900 tail {DIR}/aio_kqueue_test"));
     steps.step(&format!("run lio_kqueue_test 900 tail {DIR}/lio_kqueue_test"));
     steps.step("sysctl vfs.aio.enable_unsafe 0");
+}
+
+/// The suite, our cases and the tree copy on a ZFS dataset, and the copy on a zvol, where the
+/// guest has ZFS. A step that cannot be taken ends with [`SKIP`].
+fn zfs(steps: &mut Steps) {
+    let on_dataset = |command: &str| {
+        format!("zfs list aiotest >/dev/null 2>&1 || exit {SKIP}; cd /media/z && {command}")
+    };
+    steps.step(&format!(
+        "sh zfs 300 lines kldload -n zfs || exit {SKIP}; which zpool || exit {SKIP}; \
+         truncate -s 640m /media/pool && zpool create -m /media/z aiotest /media/pool"
+    ));
+    let run = |name: &str, command: &str| format!("sh {name} 1800 lines {}", on_dataset(command));
+    steps.step(&run("conformance-zfs", "/mnt/bin/conformance"));
+    let copy = "rm -rf src dst; /mnt/bin/aio_copytree src dst --make-mb 64 --inflight 64";
+    steps.step(&run("aio_copytree-zfs", copy));
+    steps.step(&run(
+        "aio_copytree-zvol",
+        &format!(
+            "rm -rf src dst; v=aiotest/vol; d=/dev/zvol/$v; \
+             /sbin/zfs create -V 256m -o volmode=geom $v || exit 1; \
+             for i in 1 2 3 4 5 6 7 8 9; do [ -c $d ] && break; sleep 1; \
+             [ $i != 5 ] || {{ zfs set volmode=none $v; zfs set volmode=geom $v; }}; done; \
+             [ -c $d ] || {{ echo the volume has no device; exit {SKIP}; }}; \
+             newfs -U $d >/dev/null && mkdir -p /media/v && mount $d /media/v && cd /media/v || exit 1; \
+             {copy}; rc=$?; cd /; umount /media/v; exit $rc"
+        ),
+    ));
+    steps.step("work /media/z");
+    steps.step("sysctl vfs.aio.enable_unsafe 1");
+    steps.step("atf aio_test-zfs 300 /usr/tests/sys/aio/aio_test");
+    steps.step("sysctl vfs.aio.enable_unsafe 0");
+    steps.step("work /media/work");
+    steps.step(&format!(
+        "sh zfs-destroy 300 lines zfs list aiotest >/dev/null 2>&1 || exit {SKIP}; \
+         zpool destroy aiotest && rm -f /media/pool"
+    ));
 }
 
 /// `vm shell`: load, and come back to the console.

@@ -30,6 +30,8 @@ const BLOCK: usize = 4096;
 const HEADER: usize = 16;
 /// How much of a program's output is kept where only its end matters.
 const TAIL: usize = 4096;
+/// What a case that is known not to end is given; every limit is longer.
+const EXPECTED_MS: u64 = 10_000;
 /// How long a process may take to go after SIGKILL before it counts as stuck.
 const STUCK_MS: u64 = 60_000;
 
@@ -118,6 +120,22 @@ struct Job<'a> {
     lines: bool,
     /// Where to run it; the runner's own directory if none.
     dir: Option<Path>,
+    /// Where an ATF case writes its result; one that says there that it expects a time-out is not
+    /// given the whole time.
+    result: Option<Path>,
+}
+
+impl Job<'_> {
+    fn is_over(&self, ms: u64) -> bool {
+        if ms <= EXPECTED_MS {
+            return false;
+        }
+        let mut expected = false;
+        if let Some(result) = &self.result {
+            for_each_line(result, |line| expected |= line.starts_with("expected_timeout"));
+        }
+        expected || ms > self.limit_ms
+    }
 }
 
 /// How it went.
@@ -180,7 +198,7 @@ fn step(runner: &mut Runner, line: &str) {
             let command = words.next().unwrap_or("");
             let shell = word.ends_with("sh");
             let dir = if shell { None } else { runner.fresh_dir() };
-            let job = Job { name, limit_ms: limit * 1000, lines, dir };
+            let job = Job { name, limit_ms: limit * 1000, lines, dir, result: None };
             let outcome = if shell {
                 runner.run(&job, &mut Words::shell(command))
             } else {
@@ -403,7 +421,7 @@ impl Runner {
                 Err(_) => break,
             }
             match killed {
-                None if ms_since(start) > job.limit_ms => {
+                None if job.is_over(ms_since(start)) => {
                     outcome.timed_out = true;
                     killed = Some(now());
                     let _ = sys::kill(-pid, sys::SIGKILL);
@@ -539,7 +557,7 @@ fn atf(runner: &mut Runner, suite: &str, limit_ms: u64, program: &str) {
     let listing = Path::of(format_args!("{program} -l > {list}"));
     ["/bin/sh", "-c", listing.as_str()].into_iter().for_each(|word| command.push(word));
     let name = Text::<80>::of(format_args!("{suite}/list"));
-    let job = Job { name: name.as_str(), limit_ms: 60_000, lines: false, dir: None };
+    let job = Job { name: name.as_str(), limit_ms: 60_000, lines: false, dir: None, result: None };
     if !runner.run(&job, &mut command).good() {
         return;
     }
@@ -580,7 +598,8 @@ fn atf_case(runner: &mut Runner, suite: &str, limit_ms: u64, program: &str, case
     let limit_ms = limit_ms.max(case.timeout_s * 1000);
     runner.say(format_args!("@begin {}", name.as_str()));
     runner.flush();
-    let job = Job { name: name.as_str(), limit_ms, lines: false, dir: Some(dir) };
+    let job =
+        Job { name: name.as_str(), limit_ms, lines: false, dir: Some(dir), result: Some(result) };
     let mut sink = Sink::new(false);
     let outcome = runner.execute(&job, &part(""), &mut sink);
     let mut text = Text::<400>::new();
