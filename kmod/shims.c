@@ -13,6 +13,7 @@
 #include <sys/mutex.h>
 #include <sys/proc.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/vnode.h>
 
 #include "vnode_ops.h"
@@ -33,6 +34,14 @@ int
 aio_rs_fo_write(struct file *fp, struct uio *uio, struct ucred *cred, int flags, struct thread *td)
 {
 	return (fo_write(fp, uio, cred, flags, td));
+}
+
+int	freebsd32_copyinuio(struct iovec *, u_int, struct uio **) __attribute__((weak));
+
+int
+aio_rs_copyinuio32(struct iovec *iov, u_int count, struct uio **uio)
+{
+	return (freebsd32_copyinuio(iov, count, uio));
 }
 
 void

@@ -9,10 +9,10 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::{image_params, proc_, thread};
+use crate::{image_params, knlist, proc_, thread};
 
 /// The layout of [`Ops`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What an engine handler returns to have the kernel's own handler run with the same arguments.
 ///
@@ -62,18 +62,57 @@ pub struct Ops {
     /// First argument of every function below.
     pub ctx: *mut c_void,
     pub syscall: [SyscallFn; SLOTS],
+    /// The same calls of 32-bit programs, where the kernel has them.
+    pub syscall32: [SyscallFn; SLOTS],
     pub process_exit: ProcessFn,
     pub process_exec: ProcessFn,
     pub worker: WorkerFn,
 }
 
+/// What a knote of ours (EVFILT_AIO, EVFILT_LIO) watches: one request or list, or several that are
+/// known by the same address. The gate's filter functions read it, so that no knote leads into the
+/// engine's text; the engine makes it, registers it and removes it.
+///
+/// A registration names it in the kevent's data, with EV_FLAG1 in its flags and [`NOTE_MARK`] in its
+/// filter flags: users cannot give the former, and the built-in does not give the latter.
+#[repr(C)]
+pub struct Note {
+    /// Its knotes; its lock protects the whole structure.
+    pub list: knlist,
+    /// A `NOTE_*` state: what became of the registration.
+    pub state: u32,
+    /// How many requests or lists share it; 0: it is being removed.
+    pub holders: u32,
+    /// How many of them have finished and are not reaped.
+    pub finished: u32,
+    /// The error number of the one that finished last.
+    pub error: i32,
+    /// With [`NOTE_JOINED`]: the note that was there already, with one holder added.
+    pub joined: *mut Note,
+}
+
+/// In a kevent's filter flags, which the kernel keeps to itself: the registration is ours.
+pub const NOTE_MARK: u32 = 0x6169_6f52;
+
+/// No knote has been found or made yet.
+pub const NOTE_NEW: u32 = 0;
+/// It has a knote.
+pub const NOTE_ATTACHED: u32 = 1;
+/// The queue had a knote for this address, whose note is to be used instead.
+pub const NOTE_JOINED: u32 = 2;
+/// The queue has a knote for this address that is about to go.
+pub const NOTE_BUSY: u32 = 3;
+/// The queue has a knote for this address that belongs to another process or engine.
+pub const NOTE_FOREIGN: u32 = 4;
+
 /// The exec event's third argument, which the gate ignores.
 pub type ExecImage = image_params;
 
 unsafe extern "C" {
-    /// Takes the system calls over and opens the gate for `ops`.
+    /// Takes the system calls and the two event filters over and opens the gate for `ops`. May sleep.
     ///
-    /// 0; EBUSY when an engine is attached; EPROGMISMATCH when the table is of another version or
+    /// 0; EBUSY when an engine is attached, or a kqueue holds an AIO event, for more than a second;
+    /// EPROGMISMATCH when the table is of another version or
     /// too small; EEXIST when a slot does not hold the kernel's function, named in one line in the
     /// message buffer. On an error everything is as before.
     ///
@@ -84,8 +123,8 @@ unsafe extern "C" {
     /// Gives the system calls back and waits until no thread is in the engine.
     ///
     /// May sleep. 0: no thread is in the engine's text and none will enter it. EBUSY: a slot does
-    /// not hold our trampoline any more (named in one line), or a thread did not come back in time;
-    /// the engine is attached as before.
+    /// not hold our trampoline any more (named in one line), a thread did not come back in time, or
+    /// a kqueue holds an AIO event; the engine is attached as before.
     pub fn aio_rs_gate_detach() -> c_int;
 
     /// The entry of a kernel process that is to run [`Ops::worker`] with `arg`.

@@ -51,7 +51,9 @@ layout! {
     thread: size(1776 1776 1824) {
         td_proc 8;
         td_ucred 384 384 392;
+        td_limit 392 392 400;
         td_ru 424 424 432;
+        td_sigmask 960 960 1000;
         td_uretoff 1120 1120 1168;
     }
     proc_: size(1376 1376 1368) {
@@ -101,6 +103,41 @@ layout! {
         aio_lio_opcode 48;
         _aiocb_private 56;
         aio_sigevent 80;
+    }
+    kaiocb: size(552) {
+        klist 112;
+    }
+    filterops: size(40 40 48) {
+        f_attach 8;
+        f_touch 32;
+    }
+    kevent: size(64) {
+        filter 8;
+        flags 10;
+        fflags 12;
+        data 16;
+        udata 24;
+    }
+    knlist: size(48) {
+        kl_list 0;
+        kl_lock 8;
+        kl_lockarg 32;
+    }
+    knote: size(160) {
+        kn_knlist 16;
+        kn_kevent 48;
+        kn_sfflags 132;
+        kn_sdata 136;
+        kn_ptr 144;
+        kn_fop 152;
+    }
+    ksiginfo: size(112) {
+        ksi_info 16;
+        ksi_flags 96;
+        ksi_sigq 104;
+    }
+    plimit: size(248 264 264) {
+        pl_rlimit 0;
     }
     sysent: size(32) {
         sy_call 0;
@@ -160,6 +197,12 @@ layout! {
     aio_cancel_args: size(16) {
         fd 0;
         aiocbp 8;
+    }
+    lio_listio_args: size(32) {
+        mode 0;
+        acb_list 8;
+        nent 16;
+        sig 24;
     }
     aio_fsync_args: size(16) {
         op 0;

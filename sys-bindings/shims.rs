@@ -3,7 +3,7 @@
 
 use core::ffi::c_int;
 
-use crate::raw::{counter_u64_t, file, malloc_type, proc_, sbintime_t, thread, ucred, uio, vnode};
+use crate::raw::{counter_u64_t, file, iovec, malloc_type, proc_, sbintime_t, thread, ucred, uio, vnode};
 
 unsafe extern "C" {
     pub fn aio_rs_fdrop(fp: *mut file, td: *mut thread) -> c_int;
@@ -30,6 +30,13 @@ unsafe extern "C" {
     pub fn aio_rs_vop_unlock(vp: *mut vnode);
     pub fn aio_rs_vop_fsync(vp: *mut vnode, td: *mut thread) -> c_int;
     pub fn aio_rs_vop_fdatasync(vp: *mut vnode, td: *mut thread) -> c_int;
+
+    /// Only for a 32-bit program: a kernel that has none lacks the function behind it.
+    pub fn aio_rs_copyinuio32(
+        iov: *mut iovec,
+        count: core::ffi::c_uint,
+        uio: *mut *mut uio,
+    ) -> c_int;
 
     /// `malloc_type M_AIO_RS[1]`.
     pub static mut M_AIO_RS: [malloc_type; 1];

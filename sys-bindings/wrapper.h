@@ -10,6 +10,7 @@
 #include <sys/buf.h>
 #include <sys/capsicum.h>
 #include <sys/counter.h>
+#include <sys/event.h>
 #include <sys/eventhandler.h>
 #include <sys/fcntl.h>
 #include <sys/file.h>
@@ -44,3 +45,13 @@
 
 /* A macro given on the command line does not reach bindgen by itself. */
 enum { AIO_RS_FREEBSD_VERSION = __FreeBSD_version };
+
+/* Another that is an expression. */
+static const rlim_t AIO_RS_RLIM_INFINITY = RLIM_INFINITY;
+
+/* The opcode bit of aio_read2(2), where the kernel has it. */
+#ifdef LIO_FOFFSET
+enum { AIO_RS_LIO_FOFFSET = LIO_FOFFSET };
+#else
+enum { AIO_RS_LIO_FOFFSET = 0 };
+#endif

@@ -17,6 +17,14 @@
 //! the null was stored, so it was summed, so it has left; any later thread reads null. The engine's
 //! text is then unreachable.
 //!
+//! # Filters
+//! EVFILT_AIO and EVFILT_LIO are ours while an engine is attached. Their functions stand here and
+//! read what a knote watches ([`sys::gate::Note`]) under its lock, so no knote and no kqueue operation leads into
+//! the engine; they need no count. A registration that is not ours is the built-in's, for a process
+//! of its own: the knote gets the built-in's functions and is attached by them. The kernel replaces
+//! a filter only while no knote of it exists anywhere, and for a moment, between taking the one and
+//! giving the other, there is none: a registration then fails with ENXIO.
+//!
 //! # Lock
 //! [`SWITCH`] serialises attach and detach; module events already are, by the kernel.
 
@@ -35,11 +43,22 @@ use sys_bindings::gate::{Ops, PASS, SLOTS, VERSION};
 struct SlotDecl {
     number: c_int,
     name: *const c_char,
-    expected: *mut c_void,
+    expected: [*mut c_void; TABLES],
 }
+
+/// The tables of system calls: native and, where the kernel has it, 32-bit.
+const TABLES: usize = 2;
+
+/// A constant of C that holds addresses.
+#[repr(transparent)]
+struct Address<T>(*mut T);
+
+// SAFETY: only read; what it points to belongs to the kernel.
+unsafe impl<T> Sync for Address<T> {}
 
 unsafe extern "C" {
     safe static aio_rs_gate_slots: [SlotDecl; SLOTS];
+    safe static aio_rs_gate_tables: [Address<sys::sysent>; TABLES];
 }
 
 // SAFETY: the C table is const and holds pointers to constants and functions of the kernel.
@@ -91,6 +110,22 @@ fn line() -> &'static Line {
     &COUNTS[cpu as usize % LINES]
 }
 
+/// The thread that runs this.
+fn curthread() -> *mut sys::thread {
+    let td;
+    // SAFETY: %gs points to this CPU's struct pcpu, whose first word is the thread that runs on it;
+    // whichever CPU that is, the answer is the same.
+    unsafe {
+        core::arch::asm!(
+            "mov {td}, gs:[{offset}]",
+            td = out(reg) td,
+            offset = const core::mem::offset_of!(sys::pcpu, pc_curthread),
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    td
+}
+
 /// Runs `engine` with the table found in `table`, counted; returns `absent` when there is none.
 #[inline(always)]
 fn counted<R>(table: &AtomicPtr<Ops>, absent: R, engine: impl FnOnce(&Ops) -> R) -> R {
@@ -105,42 +140,81 @@ fn counted<R>(table: &AtomicPtr<Ops>, absent: R, engine: impl FnOnce(&Ops) -> R)
     result
 }
 
-/// What the kernel's table points to while an engine is attached, one instance per slot.
-unsafe extern "C" fn trampoline<const SLOT: usize>(
+/// What the kernel's tables point to while an engine is attached, one instance per table and slot.
+unsafe extern "C" fn trampoline<const TABLE: usize, const SLOT: usize>(
     td: *mut sys::thread,
     uap: *mut c_void,
 ) -> c_int {
-    // SAFETY: the kernel calls a handler with the current thread and its arguments.
-    let result = counted(&OPS, PASS, |ops| unsafe { (ops.syscall[SLOT])(ops.ctx, td, uap) });
+    let result = counted(&OPS, PASS, |ops| {
+        let handlers = if TABLE == 0 { &ops.syscall } else { &ops.syscall32 };
+        // SAFETY: the kernel calls a handler with the current thread and its arguments.
+        unsafe { (handlers[SLOT])(ops.ctx, td, uap) }
+    });
     if result != PASS {
         return result;
     }
     // SAFETY: the kernel's own handler of this slot, which attach found there, has this type.
     let original: unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int =
-        unsafe { core::mem::transmute(aio_rs_gate_slots[SLOT].expected) };
+        unsafe { core::mem::transmute(aio_rs_gate_slots[SLOT].expected[TABLE]) };
     // SAFETY: it gets what the kernel called us with.
     unsafe { original(td, uap) }
 }
 
 type Trampoline = unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int;
 
-static TRAMPOLINES: [Trampoline; SLOTS] = [
-    trampoline::<0>,
-    trampoline::<1>,
-    trampoline::<2>,
-    trampoline::<3>,
-    trampoline::<4>,
-    trampoline::<5>,
-    trampoline::<6>,
-    trampoline::<7>,
-    trampoline::<8>,
-    trampoline::<9>,
-    trampoline::<10>,
-    trampoline::<11>,
-    trampoline::<12>,
-    trampoline::<13>,
-    trampoline::<14>,
+/// One table's trampolines.
+macro_rules! trampolines {
+    ($table:literal: $($slot:literal)*) => { [$(trampoline::<$table, $slot>),*] };
+}
+
+static TRAMPOLINES: [[Trampoline; SLOTS]; TABLES] = [
+    trampolines!(0: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    trampolines!(1: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
 ];
+
+/// All entries there may be: every slot of every table.
+fn places() -> impl Iterator<Item = Place> {
+    (0..TABLES * SLOTS).map(|index| Place { table: index / SLOTS, slot: index % SLOTS })
+}
+
+/// One entry of one table.
+#[derive(Clone, Copy)]
+struct Place {
+    table: usize,
+    slot: usize,
+}
+
+impl Place {
+    fn expected(self) -> *mut c_void {
+        aio_rs_gate_slots[self.slot].expected[self.table]
+    }
+
+    fn ours(self) -> *mut c_void {
+        TRAMPOLINES[self.table][self.slot] as *mut c_void
+    }
+
+    /// The word of the table the entry lives in, or `None` where this kernel has no such call.
+    fn word(self) -> Option<&'static AtomicPtr<c_void>> {
+        let table = aio_rs_gate_tables[self.table].0;
+        if table.is_null() || self.expected().is_null() {
+            return None;
+        }
+        let number = usize::try_from(aio_rs_gate_slots[self.slot].number).ok()?;
+        // SAFETY: the number is one of <sys/syscall.h> of the kernel this file is built for and
+        // tied to, so it lies inside the table. sy_call is an aligned word that lives as long as
+        // the kernel and is read by it with single loads.
+        unsafe {
+            let entry = table.add(number);
+            Some(AtomicPtr::from_ptr((&raw mut (*entry).sy_call).cast::<*mut c_void>()))
+        }
+    }
+
+    /// Prints one line about the entry.
+    fn complain(self, format: &CStr) {
+        // SAFETY: both formats take one string, and the table's names are C strings.
+        unsafe { sys::printf(format.as_ptr(), aio_rs_gate_slots[self.slot].name) };
+    }
+}
 
 unsafe extern "C" fn process_exit(_arg: *mut c_void, p: *mut sys::proc_) {
     // SAFETY: the event's contract: p is the current, single-threaded process.
@@ -166,47 +240,22 @@ unsafe extern "C" fn aio_rs_gate_worker(arg: *mut c_void) {
     unsafe { sys::kproc_exit(0) }
 }
 
-/// The word of `sysent[]` a slot lives in, or `None` where this kernel has no such call.
-fn sy_call(slot: usize) -> Option<&'static AtomicPtr<c_void>> {
-    let decl = &aio_rs_gate_slots[slot];
-    if decl.expected.is_null() {
-        return None;
-    }
-    let number = usize::try_from(decl.number).ok()?;
-    // SAFETY: the number is one of <sys/syscall.h> of the kernel this file is built for and tied
-    // to, so it lies inside sysent[]. sy_call is an aligned word that lives as long as the kernel
-    // and is read by it with single loads.
-    unsafe {
-        let entry = (&raw mut sys::sysent).cast::<sys::sysent>().add(number);
-        Some(AtomicPtr::from_ptr((&raw mut (*entry).sy_call).cast::<*mut c_void>()))
-    }
-}
-
-/// Prints one line about a slot.
-fn complain(format: &CStr, slot: usize) {
-    // SAFETY: both formats take one string, and the table's names are C strings.
-    unsafe { sys::printf(format.as_ptr(), aio_rs_gate_slots[slot].name) };
-}
-
-/// Puts the kernel's functions back into the first `count` slots.
+/// Puts the kernel's functions back into the first `count` places.
 fn restore(count: usize) {
-    for slot in 0..count {
-        if let Some(word) = sy_call(slot) {
-            let ours = TRAMPOLINES[slot] as *mut c_void;
-            let _ = word.compare_exchange(ours, aio_rs_gate_slots[slot].expected, SeqCst, SeqCst);
+    for place in places().take(count) {
+        if let Some(word) = place.word() {
+            let _ = word.compare_exchange(place.ours(), place.expected(), SeqCst, SeqCst);
         }
     }
 }
 
-/// Swaps all slots to the trampolines, or none.
+/// Swaps all places to the trampolines, or none.
 fn take() -> Result<(), c_int> {
-    for slot in 0..SLOTS {
-        let Some(word) = sy_call(slot) else { continue };
-        let expected = aio_rs_gate_slots[slot].expected;
-        let ours = TRAMPOLINES[slot] as *mut c_void;
-        if word.compare_exchange(expected, ours, SeqCst, SeqCst).is_err() {
-            complain(c"aio_rs: system call %s is not the kernel's own; not loaded\n", slot);
-            restore(slot);
+    for (index, place) in places().enumerate() {
+        let Some(word) = place.word() else { continue };
+        if word.compare_exchange(place.expected(), place.ours(), SeqCst, SeqCst).is_err() {
+            place.complain(c"aio_rs: system call %s is not the kernel's own; not loaded\n");
+            restore(index);
             return Err(sys::EEXIST as c_int);
         }
     }
@@ -243,7 +292,13 @@ unsafe extern "C" fn aio_rs_gate_attach(ops: *const Ops) -> c_int {
     let result = if ATTACHED.load(SeqCst).is_null() {
         // The trampolines pass everything on until the table is there, so a failure leaves nobody
         // inside.
-        match take() {
+        let taken = filters_take().and_then(|()| {
+            take().inspect_err(|_| {
+                // Whoever registers an event now does so with the built-in's or through ours.
+                filters_give_back();
+            })
+        });
+        match taken {
             Ok(()) => {
                 ATTACHED.store(ops.cast_mut(), SeqCst);
                 EVENT_OPS.store(ops.cast_mut(), SeqCst);
@@ -267,46 +322,50 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     }
     // After a detach that could not be undone the kernel's own functions are back already.
     let passive = OPS.load(SeqCst).is_null();
-    let stacked = (0..SLOTS).find(|&slot| {
-        sy_call(slot).map(|word| word.load(SeqCst)).is_some_and(|now| {
-            now != TRAMPOLINES[slot] as *mut c_void
-                && !(passive && now == aio_rs_gate_slots[slot].expected)
+    let stacked = places().find(|place| {
+        place.word().map(|word| word.load(SeqCst)).is_some_and(|now| {
+            now != place.ours() && !(passive && now == place.expected())
         })
     });
-    let result = if let Some(slot) = stacked {
-        complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n", slot);
+    let result = if let Some(place) = stacked {
+        place.complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n");
         sys::EBUSY as c_int
     } else {
-        restore(SLOTS);
+        restore(TABLES * SLOTS);
         OPS.store(ptr::null_mut(), SeqCst);
-        let drained = drain();
-        if drained {
-            EVENT_OPS.store(ptr::null_mut(), SeqCst);
-            // Only event handlers can be inside now, and with nothing to wait for.
-            while !drain() {}
-        }
-        if drained {
-            ATTACHED.store(ptr::null_mut(), SeqCst);
-            0
+        // With nobody inside, nobody registers an event of ours.
+        let mut back = Back::Kept;
+        let obstacle = if !drain() {
+            Some(c"a thread does not leave a call")
         } else {
+            back = filters_give_back();
+            (back != Back::Given).then_some(c"a kqueue holds an AIO event")
+        };
+        if let Some(obstacle) = obstacle {
             let ops = ATTACHED.load(SeqCst);
-            // When somebody took a slot in between, the engine stays, but gets no calls.
-            if take().is_ok() {
+            // When somebody took a slot in between, or only one filter is ours any more, the engine
+            // stays, but gets no calls.
+            if back == Back::Kept && take().is_ok() {
                 OPS.store(ops, SeqCst);
             }
             // SAFETY: the format takes one string. (Without any, the compiler would call puts.)
-            unsafe {
-                sys::printf(
-                    c"aio_rs: %s; not unloaded\n".as_ptr(),
-                    c"a thread does not leave a call".as_ptr(),
-                )
-            };
+            unsafe { sys::printf(c"aio_rs: %s; not unloaded\n".as_ptr(), obstacle.as_ptr()) };
             sys::EBUSY as c_int
+        } else {
+            EVENT_OPS.store(ptr::null_mut(), SeqCst);
+            // Only event handlers can be inside now, and with nothing to wait for.
+            while !drain() {}
+            ATTACHED.store(ptr::null_mut(), SeqCst);
+            0
         }
     };
     SWITCH.store(false, SeqCst);
     result
 }
+
+#[path = "filters.rs"]
+mod filters;
+use filters::{Back, filters_give_back, filters_take};
 
 /// The module event handler: loads once, never unloads.
 #[unsafe(no_mangle)]

@@ -2,6 +2,7 @@
 //! aio_cancel(2): requests that have not begun end with ECANCELED; those that run go on.
 
 use super::engine::{Engine, Served, Who};
+use super::notify::Notice;
 use crate::kern::file::{Access, File};
 use crate::kern::proc::Curthread;
 use crate::kern::user::UserAiocb;
@@ -41,9 +42,11 @@ impl Engine {
         let mut cancelled = 0;
         let running = loop {
             let mut inner = process.lock();
+            let (table, tell) = inner.parts();
+            let told = |notice: &mut Notice, news| tell.tell(notice, news);
             let now: Cancelled = match user {
-                Some(user) => inner.table.cancel_one(fd, user.address()),
-                None => inner.table.cancel_all(fd, CHUNK),
+                Some(user) => table.cancel_one(fd, user.address(), told),
+                None => table.cancel_all(fd, CHUNK, told),
             };
             for _ in 0..now.cancelled {
                 self.statistics.served.increment();

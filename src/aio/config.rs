@@ -4,7 +4,7 @@
 
 use alloc::sync::Arc;
 use core::ffi::CStr;
-use core::sync::atomic::AtomicI32;
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::kern::counter::Counter;
 use crate::kern::proc::Curthread;
@@ -24,6 +24,19 @@ pub struct Config {
     max_aio_queue_per_proc: IntVar,
     enable_unsafe: IntVar,
     pub unsafe_warningcnt: IntVar,
+    /// Our own switches.
+    switches: Switches,
+}
+
+/// The switches under `vfs.aio.rs`; 0 is off.
+pub struct Switches {
+    lio_empty_kevent: Arc<AtomicI32>,
+}
+
+impl Switches {
+    fn new() -> Switches {
+        Switches { lio_empty_kevent: Arc::new(AtomicI32::new(0)) }
+    }
 }
 
 impl Config {
@@ -51,6 +64,7 @@ impl Config {
             max_aio_queue_per_proc: var(c"vfs.aio.max_aio_queue_per_proc")?,
             enable_unsafe: var(c"vfs.aio.enable_unsafe")?,
             unsafe_warningcnt: var(c"vfs.aio.unsafe_warningcnt")?,
+            switches: Switches::new(),
         })
     }
 
@@ -85,6 +99,11 @@ impl Config {
         at_least_zero(self.max_aio_per_proc)
     }
 
+    /// Whether a list of which nothing is left still sends its kevent (PR 251515).
+    pub fn empty_list_kevent(&self) -> bool {
+        self.switches.lio_empty_kevent.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether files whose I/O may take for ever are allowed.
     pub fn unsafe_enabled(&self) -> bool {
         self.enable_unsafe.get() != 0
@@ -110,7 +129,12 @@ impl Statistics {
     }
 
     /// Adds our leaves to the tree. May sleep.
-    pub fn publish(&self, td: Curthread, workers: &Arc<AtomicI32>) -> Result<Tree, Errno> {
+    pub fn publish(
+        &self,
+        td: Curthread,
+        config: &Config,
+        workers: &Arc<AtomicI32>,
+    ) -> Result<Tree, Errno> {
         let mut tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
         tree.string(c"version", VERSION, c"Version of aio_rs.ko")?;
         tree.counter(c"served", &self.served, c"Requests this engine has completed")?;
@@ -120,6 +144,11 @@ impl Statistics {
             c"Requests refused because this engine does not serve their kind yet",
         )?;
         tree.int(c"num_procs", workers, c"Worker processes of this engine")?;
+        tree.setting(
+            c"lio_empty_kevent",
+            &config.switches.lio_empty_kevent,
+            c"A list with nothing left to wait for still sends its kevent",
+        )?;
         Ok(tree)
     }
 }

@@ -4,6 +4,7 @@
 //! A process is ours or the built-in's from its first request to its exec or exit. Calls that
 //! create state decide; the others follow. See `docs/architecture.md`.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
@@ -16,7 +17,6 @@ use crate::kern::printf::{RateLimit, print};
 use crate::kern::proc::Curthread;
 use crate::kern::procmap::{Decided, Held, Owner, ProcMap};
 use crate::kern::sysctl::Tree;
-use crate::kern::user::UserAiocb;
 use crate::model::Errno;
 use crate::model::table::Finished;
 
@@ -63,7 +63,7 @@ impl Engine {
         let config = Config::find(td)?;
         let statistics = Statistics::new();
         let pool = Pool::new();
-        let tree = statistics.publish(td, pool.present()).inspect_err(|error| {
+        let tree = statistics.publish(td, &config, pool.present()).inspect_err(|error| {
             print(format_args!("vfs.aio.rs cannot be made (error {}); not loaded", error.code()));
         })?;
         Ok(Engine {
@@ -187,32 +187,8 @@ impl Engine {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Answers a call we do not serve at all yet, whoever makes it; `user` is the aiocb it names.
-    pub fn unserved_call(
-        &self,
-        td: Curthread,
-        user: Option<UserAiocb>,
-        what: &str,
-    ) -> Result<Served, Errno> {
-        let process = match self.who(td) {
-            Who::Builtin => return Ok(Served::Pass),
-            Who::Ours(process) => process,
-            // The kernel's handler makes the process its own.
-            Who::Nobody => match self.disclaim(td) {
-                Some(process) => process,
-                None => return Ok(Served::Pass),
-            },
-        };
-        self.unserved(td, &process, what).inspect_err(|error| {
-            if let Some(user) = user {
-                user.store_initial();
-                user.store_error(i64::from(error.code()));
-            }
-        })
-    }
-
     /// What remains to be done about a request that was performed, without a lock. May sleep.
-    pub(super) fn finished(&self, process: &Process, finished: Finished<Request>) {
+    pub(super) fn finished(&self, process: &Process, finished: Finished<Box<Request>>) {
         if let Finished::Gone { payload, last } = finished {
             drop(payload);
             self.orphans.fetch_sub(1, Ordering::AcqRel);

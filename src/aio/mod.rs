@@ -6,6 +6,8 @@
 mod cancel;
 mod config;
 mod engine;
+mod list;
+mod notify;
 mod pool;
 mod process;
 mod reap;
@@ -16,5 +18,6 @@ mod suspend;
 
 pub use cancel::Answer;
 pub use engine::{Engine, Served};
+pub use list::Mode;
 pub use reap::Patience;
 pub use request::Operation;

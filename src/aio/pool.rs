@@ -27,6 +27,7 @@ use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::config::Config;
 use super::engine::Engine;
+use super::notify::Notice;
 use super::process::{self, Process};
 use crate::kern::kproc::{self, Worker};
 use crate::kern::mtx::{Guard, Mutex};
@@ -433,12 +434,12 @@ impl Pool {
             let performed = request.perform(worker);
             engine.statistics.served.increment();
             let mut inner = process.lock();
-            if performed.broken_pipe
-                && let Some(live) = inner.live.as_ref()
-            {
-                live.signal_pipe();
+            if let (Some(signal), Some(live)) = (performed.signal, inner.live.as_ref()) {
+                live.signal(signal);
             }
-            let finished = inner.table.finish(id, request, performed.outcome);
+            let (table, tell) = inner.parts();
+            let told = |notice: &mut Notice, news| tell.tell(notice, news);
+            let finished = table.finish(id, request, performed.outcome, told);
             // The process's own place in the queue is no reason to stop.
             let contended = self.queued.load(Ordering::Relaxed) > usize::from(inner.scheduled);
             let again = inner.live.is_some()

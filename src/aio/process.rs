@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::AtomicU8;
 
+use super::notify::{Notice, Tell};
 use super::request::Request;
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::proc::LiveProc;
@@ -27,7 +28,7 @@ pub struct Process {
 
 /// What the process's mutex protects.
 pub struct Inner {
-    pub table: Table<Request>,
+    pub table: Table<Box<Request>, Notice>,
     /// The process itself; taken when it exits or replaces its image.
     pub live: Option<LiveProc>,
     /// The pool's queue holds the process, or a worker is about to look.
@@ -41,6 +42,11 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// The table, and who tells the ends of what is in it.
+    pub fn parts(&mut self) -> (&mut Table<Box<Request>, Notice>, Tell<'_>) {
+        (&mut self.table, Tell::new(self.live.as_ref()))
+    }
+
     /// Whether the process must be put into the pool's queue, when `most` workers may perform its
     /// requests at once.
     pub fn wants_worker(&self, most: usize) -> bool {
@@ -49,6 +55,11 @@ impl Inner {
 }
 
 impl Process {
+    /// The mutex, for knotes that are to use it as theirs.
+    pub fn mutex(&self) -> &Mutex<Inner> {
+        &self.inner
+    }
+
     /// Makes the state of a process that has no request yet. May sleep.
     pub fn new(live: LiveProc) -> Process {
         Process {
@@ -92,7 +103,7 @@ impl Process {
 
     /// Locks the state with room for an operation. May sleep.
     pub fn lock_with_room(&self, room: Room) -> Guard<'_, Inner> {
-        let mut spare: Option<Box<Memory<Request>>> = None;
+        let mut spare: Option<Box<Memory<Box<Request>, Notice>>> = None;
         loop {
             let mut inner = self.lock();
             if let Some(memory) = &mut spare {

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Asking for results and taking them: aio_error(2), aio_return(2), aio_waitcomplete(2).
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use super::engine::{Engine, Served, Who};
+use super::notify::Notice;
 use super::process::Process;
 use super::request::Request;
 use crate::kern::proc::Curthread;
 use crate::kern::sleep::Deadline;
-use crate::kern::user::{UserAiocb, UserPtr};
+use crate::kern::user::{Abi, UserAiocb, UserPtr};
 use crate::model::Errno;
 use crate::model::table::{Progress, Reaped, Room};
 
@@ -74,13 +76,13 @@ impl Engine {
         &self,
         td: Curthread,
         user: UserAiocb,
-        reaped: Reaped<Request>,
+        reaped: Reaped<Box<Request>, Notice>,
     ) -> Result<Served, Errno> {
-        let Reaped { outcome, payload, .. } = reaped;
+        let Reaped { outcome, payload, notice, group, .. } = reaped;
         self.config.num_queue_count.subtract(1);
         td.charge(outcome.usage);
         td.set_retval(outcome.status);
-        drop(payload);
+        drop((payload, notice, group));
         user.store_error(i64::from(outcome.error.map_or(0, Errno::code)));
         user.store_status(outcome.status);
         outcome.error.map_or(Ok(Served::Here), Err)
@@ -97,6 +99,7 @@ impl Engine {
     pub fn wait_complete(
         &self,
         td: Curthread,
+        abi: Abi,
         which: UserPtr,
         patience: Patience,
     ) -> Result<Served, Errno> {
@@ -111,9 +114,9 @@ impl Engine {
         let Some(reaped) = self.wait_for_any(td, &process, patience)? else {
             return Ok(Served::Pass);
         };
-        let user = UserAiocb::at(reaped.address);
+        let user = UserAiocb::at(abi, reaped.address);
         // Failure to store loses only the name; the result is the caller's already.
-        let _ = which.suword(user.address().cast_signed());
+        let _ = user.abi().store_pointer(which, user.address());
         self.deliver(td, user, reaped)
     }
 
@@ -123,7 +126,7 @@ impl Engine {
         td: Curthread,
         process: &Arc<Process>,
         patience: Patience,
-    ) -> Result<Option<Reaped<Request>>, Errno> {
+    ) -> Result<Option<Reaped<Box<Request>, Notice>>, Errno> {
         let mut inner = process.lock();
         if self.is_retired(td, &mut inner) {
             return Ok(None);

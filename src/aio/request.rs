@@ -4,8 +4,11 @@
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::kproc::Worker;
+use crate::kern::limit::FileSize;
+use crate::kern::proc::{WaitedProc, WriteSignal};
 use crate::kern::uio::Buffer;
-use crate::kern::vmspace::Vmspace;
+use crate::kern::user::{Opcode, UserPtr};
+use crate::kern::vmspace::{self, Vmspace};
 use crate::model::Errno;
 use crate::model::table::{Outcome, Usage};
 
@@ -20,6 +23,8 @@ pub enum Operation {
     Sync,
     /// aio_fsync(2) with O_DSYNC: data, and what is needed to read it back.
     DataSync,
+    /// aio_mlock(2).
+    Lock,
 }
 
 impl Operation {
@@ -33,19 +38,37 @@ impl Operation {
         matches!(self, Operation::Sync | Operation::DataSync)
     }
 
-    /// What the descriptor must allow.
-    pub fn access(self) -> Access {
+    /// What an entry of a list asks for; `None` when nothing.
+    pub fn listed(opcode: Opcode) -> Option<Operation> {
+        match opcode {
+            Opcode::Nop => None,
+            Opcode::Read => Some(Operation::Read),
+            Opcode::Write => Some(Operation::Write),
+            Opcode::Readv => Some(Operation::Readv),
+            Opcode::Writev => Some(Operation::Writev),
+        }
+    }
+
+    /// Whether it moves data.
+    pub fn transfers(self) -> bool {
+        !self.syncs() && self != Operation::Lock
+    }
+
+    /// What the descriptor must allow; `None` when none is needed.
+    pub fn access(self) -> Option<Access> {
         match self {
-            Operation::Read | Operation::Readv => Access::Pread,
-            Operation::Write | Operation::Writev => Access::Pwrite,
-            Operation::Sync | Operation::DataSync => Access::Fsync,
+            Operation::Read | Operation::Readv => Some(Access::Pread),
+            Operation::Write | Operation::Writev => Some(Access::Pwrite),
+            Operation::Sync | Operation::DataSync => Some(Access::Fsync),
+            Operation::Lock => None,
         }
     }
 }
 
 /// A request's resources. Dropping it may sleep, for the file.
 pub struct Request {
-    pub file: File,
+    /// Absent for aio_mlock(2).
+    pub file: Option<File>,
     pub kind: Kind,
     pub cred: Cred,
     /// The submitter's address space, until a worker is in it.
@@ -55,16 +78,20 @@ pub struct Request {
 
 /// What a worker does.
 pub enum Action {
-    /// Moves data; `offset` in bytes from the file's start.
-    Transfer { buffer: Buffer, writes: bool, offset: i64 },
+    /// Moves data from the file; `offset` in bytes from its start, or where the file is.
+    Read { buffer: Buffer, offset: Option<i64> },
+    /// Moves data to the file, as far as the submitter's limit goes, if it has one.
+    Write { buffer: Buffer, offset: Option<i64>, limit: Option<FileSize> },
     /// Brings the file to stable storage.
     Sync { data_only: bool },
+    /// Keeps pages of the process in memory.
+    Lock { process: WaitedProc, base: UserPtr, len: usize },
 }
 
-/// A transfer's result, and whether its process earned a SIGPIPE.
+/// A request's result, and the signal its process earned by it.
 pub struct Performed {
     pub outcome: Outcome,
-    pub broken_pipe: bool,
+    pub signal: Option<WriteSignal>,
 }
 
 impl Request {
@@ -76,18 +103,29 @@ impl Request {
     /// Does it, as a worker in the submitter's address space. Sleeps.
     ///
     /// Like the built-in: an interruption after progress is a short success; any other error
-    /// forgets the progress; a broken pipe signals only after progress.
+    /// forgets the progress; a broken pipe signals only after progress. Unlike it: the limit of a
+    /// file's size is the submitter's.
     pub fn perform(&mut self, worker: &Worker) -> Performed {
         let td = worker.thread();
         let before = td.usage();
         let Request { file, cred, action, .. } = self;
-        let (moved, end) = cred.lend(worker, || match action {
-            Action::Transfer { buffer, writes, offset } => {
-                file.transfer(worker, buffer, *writes, *offset)
+        let (moved, end) = cred.lend(worker, || match (&*file, action) {
+            (_, Action::Lock { process, base, len }) => {
+                (0, vmspace::wire(worker, process, cred, *base, *len))
             }
-            Action::Sync { data_only } => (0, file.sync(worker, *data_only)),
+            (Some(file), Action::Read { buffer, offset }) => {
+                file.transfer(worker, buffer, false, *offset)
+            }
+            (Some(file), Action::Write { buffer, offset, limit: None }) => {
+                file.transfer(worker, buffer, true, *offset)
+            }
+            (Some(file), Action::Write { buffer, offset, limit: Some(limit) }) => {
+                limit.lend(worker, || file.transfer(worker, buffer, true, *offset))
+            }
+            (Some(file), Action::Sync { data_only }) => (0, file.sync(worker, *data_only)),
+            // Submission makes no such request.
+            (None, _) => (0, Err(Errno::EBADF)),
         });
-        let writes = matches!(self.action, Action::Transfer { writes: true, .. });
         let after = td.usage();
         let error = match end {
             Ok(()) => None,
@@ -96,8 +134,15 @@ impl Request {
             Err(Errno::ERESTART) => Some(Errno::EINTR),
             Err(error) => Some(error),
         };
+        let signal = match (&self.action, error) {
+            (Action::Write { .. }, Some(Errno::EPIPE)) if moved > 0 => Some(WriteSignal::BrokenPipe),
+            (Action::Write { limit: Some(_), .. }, Some(Errno::EFBIG)) => {
+                Some(WriteSignal::FileSize)
+            }
+            _ => None,
+        };
         Performed {
-            broken_pipe: error == Some(Errno::EPIPE) && moved > 0 && writes,
+            signal,
             outcome: Outcome {
                 status: if error.is_some() { -1 } else { moved as i64 },
                 error,

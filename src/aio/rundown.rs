@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 
 use super::engine::Engine;
 use crate::kern::proc::Leaving;
+use crate::model::table::Disowned;
 
 /// How many requests become orphans under one lock.
 const CHUNK: usize = 64;
@@ -35,16 +36,28 @@ impl Engine {
                 drop(reaped);
                 inner = process.lock();
             }
-            let before = inner.table.count();
-            let more = inner.table.disown(CHUNK);
-            let disowned = before - inner.table.count();
+            let mut disowned = 0;
+            let (none_runs, dropped) = loop {
+                if disowned == CHUNK {
+                    break (false, None);
+                }
+                match inner.table.disown() {
+                    Disowned::Nothing => break (true, None),
+                    Disowned::One { notice: None, group: None } => disowned += 1,
+                    Disowned::One { notice, group } => {
+                        disowned += 1;
+                        break (false, Some((notice, group)));
+                    }
+                }
+            };
             self.orphans.fetch_add(disowned, Ordering::AcqRel);
             self.config.num_queue_count.subtract(i32::try_from(disowned).unwrap_or(0));
-            if !more {
+            if none_runs {
                 break;
             }
             // One that ran may be done when we are back.
             drop(inner);
+            drop(dropped);
             inner = process.lock();
         }
         while inner.table.orphans_awaited() > 0 {

@@ -1,42 +1,73 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Submission: aio_read(2), aio_write(2), aio_readv(2), aio_writev(2), aio_fsync(2).
+//! Submission: aio_read(2), aio_write(2), aio_readv(2), aio_writev(2), aio_fsync(2), aio_mlock(2),
+//! and each entry of lio_listio(2).
 //!
 //! The order of checks is the built-in's, because programs see it. Deliberate differences: the
 //! limits are checked a second time where they are taken, so that threads racing for the last place
 //! do not overshoot.
+//!
+//! A request is checked ([`Engine::check`]) before it is known whose the process is, made with all
+//! it needs ([`Engine::make`]) once the process is ours, and queued ([`Engine::enqueue`]).
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::engine::{Engine, Served, Who};
+use super::notify::Notice;
 use super::process::Process;
 use super::request::{Action, Operation, Request};
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
-use crate::kern::proc::Curthread;
+use crate::kern::knote::About;
+use crate::kern::limit::FileSize;
+use crate::kern::proc::{Curthread, WaitedProc};
 use crate::kern::uio::Buffer;
 use crate::kern::user::{Aiocb, Notify, UserAiocb};
 use crate::kern::vmspace::Vmspace;
 use crate::model::Errno;
+use crate::model::slab::Id;
 use crate::model::table::{Room, Submission};
 
-/// A request that passed every check.
-struct Prepared {
-    submission: Submission,
-    request: Request,
+/// A request in which nothing is wrong so far, before anything was made for it.
+pub(super) struct Checked {
+    user: UserAiocb,
+    aiocb: Aiocb,
+    operation: Operation,
+    file: Option<File>,
+    kind: Kind,
+    /// The buffer's elements, of a vectored operation.
+    vector: Option<Buffer>,
+    notify: Notify,
+    /// The file's own offset is to be used, as by read(2).
+    at_file_offset: bool,
 }
 
-/// Why a request is not ours to queue.
-enum Refusal {
-    /// It is wrong, or there is no room.
-    Error(Errno),
-    /// Nothing is wrong with it, but this engine cannot do it yet.
-    Unserved(&'static str),
-}
-
-impl From<Errno> for Refusal {
-    fn from(error: Errno) -> Refusal {
-        Refusal::Error(error)
+impl Checked {
+    /// What about it this engine cannot do yet.
+    pub(super) fn unserved(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Queues => Some("a socket"),
+            Kind::Disk if self.operation.transfers() => Some("a disk device"),
+            _ => None,
+        }
     }
+}
+
+/// A request that is ready to be queued.
+pub(super) struct Prepared {
+    pub user: UserAiocb,
+    submission: Submission,
+    request: Box<Request>,
+    notice: Option<Notice>,
+}
+
+/// What is to be done, as far as the call says.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted {
+    This(Operation),
+    /// Whatever the aiocb's opcode says.
+    Listed,
 }
 
 impl Engine {
@@ -65,147 +96,227 @@ impl Engine {
             Who::Nobody => None,
         };
         user.store_initial();
-        let prepared = self.prepare(td, process.as_deref(), user, operation);
-        let process = match (process, &prepared) {
+        let checked = self.check(td, process.as_deref(), user, Wanted::This(operation), 0);
+        let unserved = match &checked {
+            Ok(Some(checked)) => checked.unserved(),
+            _ => None,
+        };
+        let process = match (process, unserved) {
             (Some(process), _) => process,
-            (None, Err(Refusal::Unserved(_))) => match self.disclaim(td) {
+            (None, Some(_)) => match self.disclaim(td) {
                 None => return Ok(Served::Pass),
                 Some(process) => process,
             },
-            (None, _) => match self.claim(td) {
+            (None, None) => match self.claim(td) {
                 None => return Ok(Served::Pass),
                 Some(process) => process,
             },
         };
-        match prepared {
-            Ok(prepared) => self.enqueue(td, &process, user, prepared),
-            Err(Refusal::Error(error)) => Err(error),
-            Err(Refusal::Unserved(what)) => self.unserved(td, &process, what),
+        match checked {
+            Err(error) => Err(error),
+            Ok(_) if unserved.is_some() => {
+                self.unserved(td, &process, unserved.unwrap_or_default())
+            }
+            // No call of its own is LIO_NOP.
+            Ok(None) => Err(Errno::EINVAL),
+            Ok(Some(checked)) => self.make(td, &process, checked).and_then(|prepared| {
+                let mut one = Some(prepared);
+                let mut result = Ok(Served::Here);
+                let queued =
+                    self.enqueue(td, &process, None, &mut || one.take(), &mut |_, error| {
+                        result = Err(error);
+                    })?;
+                if queued == Served::Here {
+                    td.set_retval(0);
+                }
+                result.map(|_| queued)
+            }),
         }
         .inspect_err(|error| user.store_error(i64::from(error.code())))
     }
 
-    /// Checks a request in the order users know.
-    fn prepare(
+    /// Checks a request in the order users know; `more` requests are about to be queued before it.
+    /// `None`: it asks for nothing (LIO_NOP).
+    pub(super) fn check(
         &self,
         td: Curthread,
         process: Option<&Arc<Process>>,
         user: UserAiocb,
-        operation: Operation,
-    ) -> Result<Prepared, Refusal> {
+        wanted: Wanted,
+        more: usize,
+    ) -> Result<Option<Checked>, Errno> {
         let count = process.map_or(0, |process| process.lock().table.count());
-        if self.config.num_queue_count.get() >= self.config.queue_max()
-            || count >= self.config.queue_per_process_max()
+        let all = usize::try_from(self.config.num_queue_count.get()).unwrap_or(0);
+        if all + more >= usize::try_from(self.config.queue_max()).unwrap_or(0)
+            || count + more >= self.config.queue_per_process_max()
         {
-            return Err(Errno::EAGAIN.into());
-        }
-        let aiocb = user.copyin()?;
-        let buffer = if operation.is_vectored() {
-            Buffer::copyinuio(aiocb.buffer, aiocb.iovcnt())?
-        } else {
-            Buffer::One { base: aiocb.buffer, len: aiocb.nbytes }
-        };
-        if aiocb.nbytes > crate::kern::uio::iosize_max() {
-            return Err(Errno::EINVAL.into());
-        }
-        let notify = aiocb.notify()?;
-        let file = check_file(td, &aiocb, operation)?;
-        user.store_kernelinfo(self.next_number())?;
-        let unserved = match notify {
-            Notify::None => None,
-            Notify::Signal => Some("notification by signal"),
-            Notify::Kevent => Some("notification by kevent"),
-        };
-        if let Some(what) = unserved {
-            return Err(Refusal::Unserved(what));
-        }
-        let kind = file.kind();
-        match kind {
-            Kind::Local => {}
-            Kind::Queues => return Err(Refusal::Unserved("a socket")),
-            Kind::Disk if !operation.syncs() => return Err(Refusal::Unserved("a disk device")),
-            Kind::Disk | Kind::Unsafe if self.config.unsafe_enabled() => {}
-            Kind::Disk | Kind::Unsafe => {
-                td.counted_warning(
-                    self.config.unsafe_warningcnt,
-                    c"is attempting to use unsafe AIO requests",
-                );
-                return Err(Errno::EOPNOTSUPP.into());
-            }
-        }
-        let action = if operation.syncs() {
-            Action::Sync { data_only: operation == Operation::DataSync }
-        } else {
-            let writes = operation.access() == Access::Pwrite;
-            Action::Transfer { buffer, writes, offset: aiocb.offset }
-        };
-        let vm = (!operation.syncs()).then(|| Vmspace::of(td));
-        let request = Request { file, kind, cred: Cred::of(td), vm, action };
-        let submission = Submission {
-            address: user.address(),
-            fd: aiocb.fd,
-            file: request.file.id(),
-            syncs: operation.syncs(),
-            awaited: request.is_awaited(),
-        };
-        Ok(Prepared { submission, request })
-    }
-
-    /// Makes a checked request one of the process's.
-    fn enqueue(
-        &self,
-        td: Curthread,
-        process: &Arc<Process>,
-        user: UserAiocb,
-        prepared: Prepared,
-    ) -> Result<Served, Errno> {
-        let Prepared { submission, request } = prepared;
-        self.pool.ensure_worker()?;
-        user.store_error(i64::from(Errno::EINPROGRESS.code()));
-        let queue_count = self.config.num_queue_count;
-        if !queue_count.increment_below(self.config.queue_max()) {
             return Err(Errno::EAGAIN);
         }
-        let mut inner = process.lock_with_room(Room::Request);
-        let refused = if self.is_retired(td, &mut inner) {
-            Some(Ok(Served::Pass))
-        } else if inner.table.count() >= self.config.queue_per_process_max() {
-            Some(Err(Errno::EAGAIN))
+        let aiocb = user.copyin()?;
+        let vectored = match wanted {
+            Wanted::This(operation) => operation.is_vectored(),
+            // The array is read by the opcode's bit, before the opcode is looked at.
+            Wanted::Listed => aiocb.is_opcode_vectored(),
+        };
+        let vector = if vectored {
+            Some(Buffer::copyinuio(user.abi(), aiocb.buffer, aiocb.iovcnt())?)
         } else {
             None
         };
-        if let Some(result) = refused {
-            drop(inner);
-            queue_count.subtract(1);
-            return result;
+        if aiocb.nbytes > crate::kern::uio::iosize_max() {
+            return Err(Errno::EINVAL);
         }
-        let garbage = inner.table.submit(submission, request);
-        inner.accepted = true;
-        let kick = self.pool.schedule(&self.config, process, &mut inner);
-        drop(inner);
-        kick.deliver();
-        drop(garbage);
+        let notify = aiocb.sigevent.check()?;
+        let operation = match wanted {
+            Wanted::This(operation) => Some(operation),
+            Wanted::Listed => Operation::listed(aiocb.listed()?),
+        };
+        let file = check_file(td, &aiocb, operation)?;
+        user.store_kernelinfo(self.next_number())?;
+        let Some(operation) = operation else { return Ok(None) };
+        if let Notify::Kevent(event) = &notify {
+            event.check_flags()?;
+        }
+        let kind = file.as_ref().map_or(Kind::Local, File::kind);
+        let at_file_offset = matches!(wanted, Wanted::Listed) && aiocb.is_at_file_offset();
+        Ok(Some(Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset }))
+    }
+
+    /// Takes all a request needs: what tells its end, file, credential, address space. Sleeps.
+    ///
+    /// # Errors
+    /// EBADF, ENOTCAPABLE: the kqueue. EOPNOTSUPP: I/O on the file may take for ever.
+    pub(super) fn make(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        checked: Checked,
+    ) -> Result<Prepared, Errno> {
+        let Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset } = checked;
+        let notice = Notice::prepare(td, process, About::Request, user.address(), &notify)?;
+        if matches!(kind, Kind::Disk | Kind::Unsafe) && !self.config.unsafe_enabled() {
+            td.counted_warning(
+                self.config.unsafe_warningcnt,
+                c"is attempting to use unsafe AIO requests",
+            );
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let (base, len) = (aiocb.buffer, aiocb.nbytes);
+        let offset = (!at_file_offset).then_some(aiocb.offset);
+        let buffer = vector.unwrap_or(Buffer::One { base, len });
+        let action = match operation {
+            Operation::Read | Operation::Readv => Action::Read { buffer, offset },
+            Operation::Write | Operation::Writev => {
+                Action::Write { buffer, offset, limit: FileSize::of(td) }
+            }
+            Operation::Sync => Action::Sync { data_only: false },
+            Operation::DataSync => Action::Sync { data_only: true },
+            Operation::Lock => Action::Lock { process: WaitedProc::of(td), base, len },
+        };
+        let vm = (!operation.syncs()).then(|| Vmspace::of(td));
+        let id = file.as_ref().map_or(0, File::id);
+        let request = Box::new(Request { file, kind, cred: Cred::of(td), vm, action });
+        let submission = Submission {
+            address: user.address(),
+            fd: aiocb.fd,
+            file: id,
+            syncs: operation.syncs(),
+            awaited: request.is_awaited(),
+        };
+        user.store_error(i64::from(Errno::EINPROGRESS.code()));
+        Ok(Prepared { user, submission, request, notice })
+    }
+
+    /// Makes requests the process's own, all that `next` gives, which is called under the process's
+    /// mutex; `refuse`, which is not, learns of each that found no place.
+    ///
+    /// # Errors
+    /// EAGAIN: there is no worker; what was not queued is dropped.
+    pub(super) fn enqueue(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        group: Option<Id>,
+        next: &mut dyn FnMut() -> Option<Prepared>,
+        refuse: &mut dyn FnMut(UserAiocb, Errno),
+    ) -> Result<Served, Errno> {
+        self.pool.ensure_worker()?;
+        let queue_count = self.config.num_queue_count;
+        let mut upcoming = next();
+        while let Some(first) = upcoming.take() {
+            let mut current = Some(first);
+            let mut inner = process.lock_with_room(Room::Request);
+            if self.is_retired(td, &mut inner) {
+                drop(inner);
+                return Ok(Served::Pass);
+            }
+            let mut refused = None;
+            let mut garbage = Vec::new();
+            while let Some(prepared) = current.take() {
+                if inner.table.lacks(Room::Request).is_some() {
+                    upcoming = Some(prepared);
+                    break;
+                }
+                if inner.table.count() >= self.config.queue_per_process_max()
+                    || !queue_count.increment_below(self.config.queue_max())
+                {
+                    refused = Some(prepared);
+                    break;
+                }
+                let Prepared { submission, request, notice, .. } = prepared;
+                garbage = inner.table.submit(submission, request, notice, group);
+                inner.accepted = true;
+                if garbage.capacity() > 0 {
+                    break;
+                }
+                current = next();
+            }
+            let kick = self.pool.schedule(&self.config, process, &mut inner);
+            drop(inner);
+            kick.deliver();
+            drop(garbage);
+            if let Some(prepared) = refused {
+                let user = prepared.user;
+                drop(prepared);
+                refuse(user, Errno::EAGAIN);
+            }
+            if upcoming.is_none() {
+                upcoming = next();
+            }
+        }
         if self.pool.is_empty() {
-            // An unload that failed has taken the workers away after we looked. The request stays
+            // An unload that failed has taken the workers away after we looked. The requests stay
             // whatever comes of this; the manager goes on trying.
             let _ = self.pool.ensure_worker();
         }
-        td.set_retval(0);
         Ok(Served::Here)
     }
 }
 
-/// Looks the descriptor up and checks what depends on the file.
-fn check_file(td: Curthread, aiocb: &Aiocb, operation: Operation) -> Result<File, Errno> {
-    let file = File::get(td, aiocb.fd, operation.access())?;
-    if operation.syncs() && !file.has_vnode() {
-        return Err(Errno::EINVAL);
-    }
-    if !operation.syncs() && aiocb.offset < 0 && !file.is_character_device() {
-        return Err(Errno::EINVAL);
+/// Looks the descriptor up and checks what depends on the file; LIO_NOP wants one that is open.
+fn check_file(
+    td: Curthread,
+    aiocb: &Aiocb,
+    operation: Option<Operation>,
+) -> Result<Option<File>, Errno> {
+    let access = match operation {
+        None => Access::Any,
+        Some(operation) => match operation.access() {
+            None => return Ok(None),
+            Some(access) => access,
+        },
+    };
+    let file = File::get(td, aiocb.fd, access)?;
+    if let Some(operation) = operation {
+        if operation.syncs() && !file.has_vnode() {
+            return Err(Errno::EINVAL);
+        }
+        if operation.transfers() && aiocb.offset < 0 && !file.is_character_device() {
+            return Err(Errno::EINVAL);
+        }
     }
     if file.is_path() {
         return Err(Errno::EBADF);
     }
-    Ok(file)
+    Ok(Some(file))
 }

@@ -33,6 +33,7 @@ fn load(td: Curthread) -> Result<(), Errno> {
             size: size_of::<Ops>() as u32,
             ctx: core::ptr::null_mut(),
             syscall: syscalls::HANDLERS,
+            syscall32: syscalls::HANDLERS_32,
             process_exit: events::process_leaves,
             process_exec: events::process_leaves,
             worker: events::worker,

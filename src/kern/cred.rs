@@ -22,6 +22,10 @@ impl Cred {
         let Some(cred) = NonNull::new(cred) else { panic!("a thread without credential") };
         Cred(cred)
     }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ucred {
+        self.0.as_ptr()
+    }
 }
 
 impl Drop for Cred {

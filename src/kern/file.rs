@@ -146,7 +146,8 @@ impl File {
         self.vnode().is_some_and(|vp| unsafe { sys::vn_isdisk(vp.as_ptr()) })
     }
 
-    /// Reads into, or writes from, the user's buffer at `offset`, with the file's credential, as
+    /// Reads into, or writes from, the user's buffer at `offset`, or where the file is (which moves
+    /// it), with the file's credential, as
     /// the worker `td`, who is in the user's address space. Sleeps.
     ///
     /// Returns the bytes moved and how it ended; both may be there.
@@ -155,7 +156,7 @@ impl File {
         worker: &Worker,
         buffer: &mut Buffer,
         write: bool,
-        offset: i64,
+        offset: Option<i64>,
     ) -> (usize, Result<(), Errno>) {
         let td = worker.thread().as_ptr();
         let fp = self.0.as_ptr();
@@ -166,8 +167,8 @@ impl File {
             // SAFETY: may sleep; no lock is held.
             unsafe { sys::bwillwrite() };
         }
-        let flags = sys::FOF_OFFSET as c_int;
-        let (code, moved) = buffer.with_uio(write, offset, td, |uio| {
+        let flags = if offset.is_some() { sys::FOF_OFFSET as c_int } else { 0 };
+        let (code, moved) = buffer.with_uio(write, offset.unwrap_or(0), td, |uio| {
             // SAFETY: the file is referenced, its credential with it, td is the current thread.
             unsafe {
                 let cred = (*fp).f_cred;

@@ -13,12 +13,14 @@ use crate::model::Errno;
 pub struct Worker<'a>(Curthread<'a>);
 
 impl<'a> Worker<'a> {
-    /// Takes the caller's word for it.
+    /// Takes the caller's word for it, and masks all signals: one that the kernel sends to the
+    /// thread that writes (SIGXFSZ) would otherwise stay and cut every interruptible sleep short.
     ///
     /// # Safety
     /// The current thread is the only one of a kernel process made by [`create`], for as long as
     /// `'a`.
     pub unsafe fn new(td: Curthread<'a>) -> Worker<'a> {
+        td.mask_signals();
         Worker(td)
     }
 

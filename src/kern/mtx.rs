@@ -5,7 +5,7 @@
 //! guard alive a thread must not sleep, allocate or free; sleeping goes through [`Guard::msleep`],
 //! which gives the lock up meanwhile, so that no reference into the data survives it.
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
 use core::marker::PhantomData;
@@ -20,8 +20,63 @@ use crate::model::Errno;
 /// A default mutex (MTX_DEF) with the data it protects.
 pub struct Mutex<T> {
     /// On its own: its address must not change, and waiters should not share the data's lines.
-    raw: Box<UnsafeCell<sys::mtx>>,
+    raw: Arc<Raw>,
     data: UnsafeCell<T>,
+}
+
+/// The kernel's part of a mutex, which lives as long as anybody may lock it: the mutex itself, and
+/// the knote lists that use it as theirs.
+pub(super) struct Raw(UnsafeCell<sys::mtx>);
+
+// SAFETY: the kernel's functions on it are made for several threads.
+unsafe impl Sync for Raw {}
+// SAFETY: an unlocked mutex may be destroyed by any thread.
+unsafe impl Send for Raw {}
+
+impl Raw {
+    pub(super) fn as_ptr(&self) -> *mut sys::mtx {
+        self.0.get()
+    }
+
+    /// Locks. May block.
+    #[track_caller]
+    pub(super) fn lock(&self) {
+        let place = Location::caller();
+        // SAFETY: initialised by Mutex::new; the place's strings are static.
+        unsafe {
+            sys::__mtx_lock_flags(
+                (&raw mut (*self.as_ptr()).mtx_lock).cast(),
+                0,
+                place.file_as_c_str().as_ptr(),
+                place.line() as c_int,
+            );
+        }
+    }
+
+    /// Unlocks.
+    ///
+    /// # Safety
+    /// This thread has locked it.
+    #[track_caller]
+    pub(super) unsafe fn unlock(&self) {
+        let place = Location::caller();
+        // SAFETY: the caller's promise.
+        unsafe {
+            sys::__mtx_unlock_flags(
+                (&raw mut (*self.as_ptr()).mtx_lock).cast(),
+                0,
+                place.file_as_c_str().as_ptr(),
+                place.line() as c_int,
+            );
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // SAFETY: nobody holds or waits for it: dropping needs the only reference.
+        unsafe { sys::_mtx_destroy((&raw mut (*self.as_ptr()).mtx_lock).cast()) }
+    }
 }
 
 // SAFETY: the data is reached through the lock only, by one thread at a time.
@@ -33,11 +88,11 @@ impl<T> Mutex<T> {
     /// Makes a mutex; `name` is what WITNESS and lock profiling call it. May sleep.
     pub fn new(name: &'static CStr, data: T) -> Mutex<T> {
         // SAFETY: struct mtx is integers and pointers; all zeros is what _mtx_init expects.
-        let raw = Box::new(UnsafeCell::new(unsafe { core::mem::zeroed::<sys::mtx>() }));
+        let raw = Arc::new(Raw(UnsafeCell::new(unsafe { core::mem::zeroed::<sys::mtx>() })));
         // SAFETY: the memory is ours, zeroed and does not move; the name is static.
         unsafe {
             sys::_mtx_init(
-                (&raw mut (*raw.get()).mtx_lock).cast(),
+                (&raw mut (*raw.as_ptr()).mtx_lock).cast(),
                 name.as_ptr(),
                 core::ptr::null(),
                 sys::MTX_DEF as c_int,
@@ -49,24 +104,15 @@ impl<T> Mutex<T> {
     /// Locks. May block; must not be called with this mutex held.
     #[track_caller]
     pub fn lock(&self) -> Guard<'_, T> {
-        let place = Location::caller();
-        // SAFETY: initialised by new; the place's strings are static.
-        unsafe {
-            sys::__mtx_lock_flags(
-                (&raw mut (*self.raw.get()).mtx_lock).cast(),
-                0,
-                place.file_as_c_str().as_ptr(),
-                place.line() as c_int,
-            );
-        }
+        self.raw.lock();
         Guard { mutex: self, _not_send: PhantomData }
     }
 }
 
-impl<T> Drop for Mutex<T> {
-    fn drop(&mut self) {
-        // SAFETY: nobody holds or waits for it: dropping needs the only reference.
-        unsafe { sys::_mtx_destroy((&raw mut (*self.raw.get()).mtx_lock).cast()) }
+impl<T> Mutex<T> {
+    /// The kernel's part, for a knote list that is to be protected by this mutex.
+    pub(super) fn raw(&self) -> &Arc<Raw> {
+        &self.raw
     }
 }
 
@@ -100,7 +146,7 @@ impl<'a, T> Guard<'a, T> {
         let code = unsafe {
             sys::_sleep(
                 channel.as_ptr(),
-                &raw mut (*self.mutex.raw.get()).lock_object,
+                &raw mut (*self.mutex.raw.as_ptr()).lock_object,
                 priority,
                 wmesg.as_ptr(),
                 at,
@@ -131,15 +177,7 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[track_caller]
     fn drop(&mut self) {
-        let place = Location::caller();
         // SAFETY: this thread holds the mutex: the guard is not Send and msleep takes it again.
-        unsafe {
-            sys::__mtx_unlock_flags(
-                (&raw mut (*self.mutex.raw.get()).mtx_lock).cast(),
-                0,
-                place.file_as_c_str().as_ptr(),
-                place.line() as c_int,
-            );
-        }
+        unsafe { self.mutex.raw.unlock() };
     }
 }

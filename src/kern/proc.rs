@@ -85,6 +85,17 @@ impl<'a> Curthread<'a> {
         ru.ru_msgrcv = ru.ru_msgrcv.wrapping_add(usage.msgrcv);
     }
 
+    /// Masks all signals for this thread. Takes the process lock.
+    pub(super) fn mask_signals(self) {
+        let p = self.proc_ptr();
+        // SAFETY: our own thread and process; the process lock protects the mask.
+        unsafe {
+            sys::aio_rs_proc_lock(p);
+            (*self.as_ptr()).td_sigmask.__bits = [u32::MAX; 4];
+            sys::aio_rs_proc_unlock(p);
+        }
+    }
+
     /// Logs that the process did something discouraged, while `budget` lasts.
     pub fn counted_warning(self, budget: IntVar, message: &'static core::ffi::CStr) {
         // SAFETY: the kernel's own counter, changed by compare-and-set, and a constant text.
@@ -122,18 +133,54 @@ impl LiveProc {
         self.0.as_ptr()
     }
 
+    pub(super) fn pointer(&self) -> NonNull<sys::proc_> {
+        self.0
+    }
+
     pub(super) fn id(&self) -> ProcId {
         ProcId(self.0.as_ptr() as usize)
     }
 
-    /// Sends SIGPIPE to the process. Takes the process lock.
-    pub fn signal_pipe(&self) {
+    /// Sends the process what a write of its own would have sent. Takes the process lock.
+    pub fn signal(&self, what: WriteSignal) {
+        let number = match what {
+            WriteSignal::BrokenPipe => sys::SIGPIPE,
+            WriteSignal::FileSize => sys::SIGXFSZ,
+        };
         // SAFETY: the process is live.
         unsafe {
             sys::aio_rs_proc_lock(self.as_ptr());
-            sys::kern_psignal(self.as_ptr(), sys::SIGPIPE as c_int);
+            sys::kern_psignal(self.as_ptr(), number as c_int);
             sys::aio_rs_proc_unlock(self.as_ptr());
         }
+    }
+}
+
+/// What a failed write tells its process besides the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteSignal {
+    /// SIGPIPE.
+    BrokenPipe,
+    /// SIGXFSZ.
+    FileSize,
+}
+
+/// A process that will not be gone before the request that holds this: one that exit and exec wait
+/// for.
+pub struct WaitedProc(NonNull<sys::proc_>);
+
+// SAFETY: only used for calls that lock what they touch.
+unsafe impl Send for WaitedProc {}
+
+impl WaitedProc {
+    /// The current process, to be put into a request it waits for.
+    pub fn of(td: Curthread) -> WaitedProc {
+        let Some(p) = NonNull::new(td.proc_ptr()) else { panic!("a thread without process") };
+        WaitedProc(p)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::proc_ {
+        self.0.as_ptr()
     }
 }
 

@@ -221,6 +221,19 @@ impl Tree {
         self.add_leaf(name, kind, value.as_ptr().cast(), handler, c"I", description)
     }
 
+    /// Adds an integer that the administrator, or loader.conf(5), may set.
+    pub fn setting(
+        &mut self,
+        name: &'static CStr,
+        value: &Arc<AtomicI32>,
+        description: &'static CStr,
+    ) -> Result<(), Errno> {
+        let kind = sys::CTLTYPE_INT | sys::CTLFLAG_RWTUN;
+        self.ints.push(value.clone());
+        let handler = Some(sys::sysctl_handle_int as _);
+        self.add_leaf(name, kind, value.as_ptr().cast(), handler, c"I", description)
+    }
+
     fn add_leaf(
         &self,
         name: &'static CStr,

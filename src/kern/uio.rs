@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use sys_bindings as sys;
 
-use super::user::UserPtr;
+use super::user::{Abi, UserPtr};
 use crate::model::Errno;
 
 /// Where a transfer's bytes are in the process.
@@ -24,16 +24,23 @@ pub struct Vector(NonNull<sys::uio>);
 unsafe impl Send for Vector {}
 
 impl Buffer {
-    /// Copies a vector in. May sleep.
+    /// Copies a vector in, in the ABI of `iov`. May sleep.
     ///
     /// # Errors
     /// EFAULT: the array is not readable. EINVAL: more than 1,024 elements, or lengths whose sum
     /// overflows.
-    pub fn copyinuio(iov: UserPtr, count: u32) -> Result<Buffer, Errno> {
+    pub fn copyinuio(abi: Abi, iov: UserPtr, count: u32) -> Result<Buffer, Errno> {
         let mut uio = core::ptr::null_mut();
-        let base = core::ptr::without_provenance(iov.address() as usize);
-        // SAFETY: copyinuio checks the user's array and allocates the result.
-        let code = unsafe { sys::copyinuio(base, count, &mut uio) };
+        let base: *const sys::iovec = core::ptr::without_provenance(iov.address() as usize);
+        // SAFETY: both check the user's array and allocate the result. A kernel without the 32-bit
+        // function has no 32-bit programs.
+        let code = unsafe {
+            if abi.is_32_bit() {
+                sys::aio_rs_copyinuio32(base.cast_mut(), count, &mut uio)
+            } else {
+                sys::copyinuio(base, count, &mut uio)
+            }
+        };
         Errno::check(code)?;
         match NonNull::new(uio) {
             Some(uio) => Ok(Buffer::Vector(Vector(uio))),

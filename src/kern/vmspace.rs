@@ -6,8 +6,11 @@ use core::ptr::NonNull;
 
 use sys_bindings as sys;
 
+use super::cred::Cred;
 use super::kproc::Worker;
-use super::proc::Curthread;
+use super::proc::{Curthread, WaitedProc};
+use super::user::UserPtr;
+use crate::model::Errno;
 
 /// An owned reference to an address space. Dropping the last one frees it, which may sleep.
 pub struct Vmspace(NonNull<sys::vmspace>);
@@ -37,6 +40,24 @@ impl Drop for Vmspace {
         // SAFETY: the reference is ours.
         unsafe { sys::vmspace_free(self.0.as_ptr()) }
     }
+}
+
+/// Keeps pages of a process in memory (mlock(2)), as far as its limits and the submitter's credential
+/// allow. Sleeps.
+///
+/// # Errors
+/// EPERM, ENOMEM, EINVAL as mlock(2).
+pub fn wire(
+    _worker: &Worker,
+    process: &WaitedProc,
+    cred: &Cred,
+    base: UserPtr,
+    len: usize,
+) -> Result<(), Errno> {
+    // SAFETY: the process waits for the request this is done for; the credential is referenced.
+    Errno::check(unsafe {
+        sys::kern_mlock(process.as_ptr(), cred.as_ptr(), base.address() as usize, len)
+    })
 }
 
 /// A worker's own address space, to which it returns; made once at the worker's start.

@@ -39,13 +39,16 @@ macro_rules! errnos {
 errnos! {
     ERELOOKUP = -5;
     ERESTART = -1;
+    EPERM = 1;
     EINTR = 4;
+    EIO = 5;
     EBADF = 9;
     ENOMEM = 12;
     EFAULT = 14;
     EBUSY = 16;
     EEXIST = 17;
     EINVAL = 22;
+    EFBIG = 27;
     EPIPE = 32;
     EAGAIN = 35;
     EINPROGRESS = 36;

@@ -7,7 +7,8 @@
 //!
 //! Payloads (`P`) own what a request holds: file, credential, buffers. A worker gets the payload by
 //! value and gives it back with the result; it stays with the request until it is reaped, because
-//! dropping it may sleep.
+//! dropping it may sleep. Notices (`N`) tell a process that a request, or a whole list of
+//! lio_listio(2), has finished; they never leave the table while their request is in it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -45,7 +46,7 @@ impl Outcome {
     };
 }
 
-struct Job<P> {
+struct Job<P, N> {
     state: JobState,
     links: Links,
     chain: Id,
@@ -71,15 +72,19 @@ struct Job<P> {
     outcome: Outcome,
     /// Absent while a worker has it.
     payload: Option<P>,
+    /// How its end is told, if at all.
+    notice: Option<N>,
+    /// The list it belongs to.
+    group: Id,
 }
 
-impl<P> Linked for Job<P> {
+impl<P, N> Linked for Job<P, N> {
     fn links(&mut self) -> &mut Links {
         &mut self.links
     }
 }
 
-impl<P> Hashed for Job<P> {
+impl<P, N> Hashed for Job<P, N> {
     fn key(&self) -> u64 {
         self.address
     }
@@ -88,7 +93,7 @@ impl<P> Hashed for Job<P> {
     }
 }
 
-impl<P> Job<P> {
+impl<P, N> Job<P, N> {
     /// Applies `event`, which the caller knows to be possible here.
     fn step(&mut self, event: Event) -> Step {
         let state = self.state;
@@ -98,6 +103,19 @@ impl<P> Job<P> {
         }
         step
     }
+}
+
+/// A list of requests that were submitted by one lio_listio(2).
+struct Group<N> {
+    /// Its requests that are not reaped.
+    members: usize,
+    /// The call lasts.
+    called: bool,
+    /// Its requests that have not finished, and the call as long as it adds some.
+    unfinished: usize,
+    /// The thread that waits for all of them.
+    waiter: Id,
+    notice: Option<N>,
 }
 
 /// One thread's interest in one request.
@@ -137,8 +155,9 @@ impl Linked for Waiter {
 }
 
 /// See the file's text.
-pub struct Table<P> {
-    jobs: Slab<Job<P>>,
+pub struct Table<P, N> {
+    jobs: Slab<Job<P, N>>,
+    groups: Slab<Group<N>>,
     hash: Hash,
     held: List,
     pending: List,
@@ -158,10 +177,11 @@ pub struct Table<P> {
     fired: List,
 }
 
-impl<P> Default for Table<P> {
+impl<P, N> Default for Table<P, N> {
     fn default() -> Self {
         Table {
             jobs: Slab::default(),
+            groups: Slab::default(),
             hash: Hash::default(),
             held: List::default(),
             pending: List::default(),
@@ -185,6 +205,8 @@ impl<P> Default for Table<P> {
 pub enum Room {
     /// A submission.
     Request,
+    /// A list.
+    Group,
     /// A thread that waits for so many requests.
     Waits(usize),
 }
@@ -208,24 +230,27 @@ pub struct Submission {
 #[derive(Clone, Copy)]
 pub struct Need {
     jobs: Option<Lack>,
+    groups: Option<Lack>,
     buckets: Option<usize>,
     waits: Option<Lack>,
     waiters: Option<Lack>,
 }
 
 /// Memory for a table; what is left of it is dropped where freeing is allowed.
-pub struct Memory<P> {
-    jobs: Option<Growth<Job<P>>>,
+pub struct Memory<P, N> {
+    jobs: Option<Growth<Job<P, N>>>,
+    groups: Option<Growth<Group<N>>>,
     buckets: Option<Vec<Id>>,
     waits: Option<Growth<Wait>>,
     waiters: Option<Growth<Waiter>>,
 }
 
-impl<P> Memory<P> {
+impl<P, N> Memory<P, N> {
     /// Allocates what `need` asks for. May sleep.
-    pub fn new(need: Need) -> Box<Memory<P>> {
+    pub fn new(need: Need) -> Box<Memory<P, N>> {
         Box::new(Memory {
             jobs: need.jobs.map(Growth::new),
+            groups: need.groups.map(Growth::new),
             buckets: need.buckets.map(Hash::allocate),
             waits: need.waits.map(Growth::new),
             waiters: need.waiters.map(Growth::new),
@@ -233,11 +258,33 @@ impl<P> Memory<P> {
     }
 }
 
-/// A request that has been taken out; dropping the payload may sleep.
-pub struct Reaped<P> {
+/// A request that has been taken out; dropping what it owned may sleep.
+pub struct Reaped<P, N> {
     pub address: u64,
     pub outcome: Outcome,
     pub payload: P,
+    pub notice: Option<N>,
+    /// The list's, when this was the last of it.
+    pub group: Option<N>,
+}
+
+/// An end that is to be told, under the table's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A request has finished, with this error.
+    Request(Option<Errno>),
+    /// All requests of a list have finished. `lasts`: the notice stays until one of them is reaped;
+    /// else there is none, and the notice goes as soon as it was told.
+    Group { lasts: bool },
+}
+
+/// What [`Table::disown`] did.
+pub enum Disowned<N> {
+    /// Nothing runs any more.
+    Nothing,
+    /// One request has become an orphan; what told its end, and its list's if it was the last, is to
+    /// be dropped.
+    One { notice: Option<N>, group: Option<N> },
 }
 
 /// What aio_error(2) wants to know.
@@ -276,7 +323,7 @@ pub enum Finished<P> {
     Gone { payload: P, last: bool },
 }
 
-impl<P> Table<P> {
+impl<P, N> Table<P, N> {
     /// Requests that count against the process's limit: all that are not reaped.
     pub fn count(&self) -> usize {
         self.count
@@ -299,18 +346,21 @@ impl<P> Table<P> {
 
     /// Says what memory an operation needs first.
     pub fn lacks(&self, room: Room) -> Option<Need> {
-        let mut need = Need { jobs: None, buckets: None, waits: None, waiters: None };
+        let mut need =
+            Need { jobs: None, groups: None, buckets: None, waits: None, waiters: None };
         match room {
             Room::Request => {
                 need.jobs = self.jobs.lacks(1);
                 need.buckets = self.hash.lacks();
             }
+            Room::Group => need.groups = self.groups.lacks(1),
             Room::Waits(count) => {
                 need.waits = self.waits.lacks(count);
                 need.waiters = self.waiters.lacks(1);
             }
         }
         let nothing = need.jobs.is_none()
+            && need.groups.is_none()
             && need.buckets.is_none()
             && need.waits.is_none()
             && need.waiters.is_none();
@@ -318,7 +368,8 @@ impl<P> Table<P> {
     }
 
     /// Adds memory; what is left over stays in `memory`.
-    pub fn grow(&mut self, memory: &mut Memory<P>) {
+    pub fn grow(&mut self, memory: &mut Memory<P, N>) {
+        memory.groups = memory.groups.take().map(|growth| self.groups.grow(growth));
         memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
         memory.buckets = memory.buckets.take().map(|buckets| self.hash.grow(buckets));
         memory.waits = memory.waits.take().map(|growth| self.waits.grow(growth));
@@ -327,7 +378,13 @@ impl<P> Table<P> {
 
     /// Accepts a request. [`Table::lacks`] said that there is room; the returned memory is to be
     /// dropped where freeing is allowed.
-    pub fn submit(&mut self, submission: Submission, payload: P) -> Vec<Id> {
+    pub fn submit(
+        &mut self,
+        submission: Submission,
+        payload: P,
+        notice: Option<N>,
+        group: Option<Id>,
+    ) -> Vec<Id> {
         let Submission { address, fd, file, syncs, awaited } = submission;
         self.sequence += 1;
         let job = Job {
@@ -346,7 +403,14 @@ impl<P> Table<P> {
             waits: List::default(),
             outcome: Outcome::CANCELED,
             payload: Some(payload),
+            notice,
+            group: group.unwrap_or(NONE),
         };
+        if let Some(group) = group {
+            let group = &mut self.groups[group];
+            group.members += 1;
+            group.unfinished += 1;
+        }
         let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
         let garbage = self.hash.insert(&mut self.jobs, id);
         self.count += 1;
@@ -415,8 +479,73 @@ impl<P> Table<P> {
         Some((id, payload))
     }
 
-    /// Takes a worker's result.
-    pub fn finish(&mut self, id: Id, payload: P, outcome: Outcome) -> Finished<P> {
+    /// Begins a list; [`Table::lacks`] said that there is room. The caller holds it until
+    /// [`Table::leave_group`].
+    pub fn open_group(&mut self, notice: Option<N>) -> Id {
+        let group = Group { members: 0, called: true, unfinished: 1, waiter: NONE, notice };
+        let Ok(id) = self.groups.insert(group) else { panic!("a list without room") };
+        id
+    }
+
+    /// Ends the adding to a list. True when all its requests have finished, which is told.
+    pub fn close_group(&mut self, id: Id, tell: impl FnMut(&mut N, News)) -> bool {
+        self.settle_group(id, tell);
+        self.groups[id].unfinished == 0
+    }
+
+    /// Has `waiter` fired when all requests of a list have finished.
+    pub fn await_group(&mut self, id: Id, waiter: Id) {
+        self.groups[id].waiter = waiter;
+    }
+
+    /// Gives the caller's hold on a list up, and its wait. Returns the notice if nobody holds it.
+    pub fn leave_group(&mut self, id: Id) -> Option<N> {
+        self.groups[id].waiter = NONE;
+        self.groups[id].called = false;
+        self.drop_group(id)
+    }
+
+    /// Counts one end of a list, and tells when it was the last.
+    fn settle_group(&mut self, id: Id, mut tell: impl FnMut(&mut N, News)) {
+        let group = &mut self.groups[id];
+        group.unfinished -= 1;
+        if group.unfinished > 0 {
+            return;
+        }
+        let waiter = group.waiter;
+        if let Some(notice) = &mut group.notice {
+            tell(notice, News::Group { lasts: group.members > 0 });
+        }
+        if waiter != NONE {
+            self.fire(waiter);
+        }
+    }
+
+    /// Takes a request out of its list, if it has one. Returns the notice if nobody holds the list.
+    fn leave_list(&mut self, id: Id) -> Option<N> {
+        if id == NONE {
+            return None;
+        }
+        self.groups[id].members -= 1;
+        self.drop_group(id)
+    }
+
+    fn drop_group(&mut self, id: Id) -> Option<N> {
+        let group = &self.groups[id];
+        if group.called || group.members > 0 {
+            return None;
+        }
+        self.groups.remove(id).notice
+    }
+
+    /// Takes a worker's result; `tell` is called, under the table's lock, for each end this is.
+    pub fn finish(
+        &mut self,
+        id: Id,
+        payload: P,
+        outcome: Outcome,
+        tell: impl FnMut(&mut N, News),
+    ) -> Finished<P> {
         match self.jobs[id].step(Event::Finish) {
             Step::Gone => {
                 let job = self.jobs.remove(id);
@@ -427,18 +556,25 @@ impl<P> Table<P> {
             _ => {
                 self.active.remove(&mut self.jobs, id);
                 self.jobs[id].payload = Some(payload);
-                self.settle(id, outcome);
+                self.settle(id, outcome, tell);
                 Finished::Done
             }
         }
     }
 
     /// Records the result of a request that is in no list, and fires who waits for it.
-    fn settle(&mut self, id: Id, outcome: Outcome) {
+    fn settle(&mut self, id: Id, outcome: Outcome, mut tell: impl FnMut(&mut N, News)) {
         self.finished += 1;
         let job = &mut self.jobs[id];
         job.outcome = outcome;
         job.finished = self.finished;
+        if let Some(notice) = &mut job.notice {
+            tell(notice, News::Request(outcome.error));
+        }
+        let group = job.group;
+        if group != NONE {
+            self.settle_group(group, tell);
+        }
         self.done.push(&mut self.jobs, id);
         self.unblock(id);
         while let Some(wait) = self.jobs[id].waits.first() {
@@ -486,7 +622,7 @@ impl<P> Table<P> {
     }
 
     /// Takes out the request of this address that finished first.
-    pub fn reap(&mut self, address: u64) -> Option<Reaped<P>> {
+    pub fn reap(&mut self, address: u64) -> Option<Reaped<P, N>> {
         let mut first = u64::MAX;
         self.hash.find(&mut self.jobs, address, |job| {
             if job.state == JobState::Done {
@@ -501,12 +637,12 @@ impl<P> Table<P> {
     }
 
     /// Takes out the request that finished first.
-    pub fn reap_oldest(&mut self) -> Option<Reaped<P>> {
+    pub fn reap_oldest(&mut self) -> Option<Reaped<P, N>> {
         let id = self.done.first()?;
         Some(self.take_done(id))
     }
 
-    fn take_done(&mut self, id: Id) -> Reaped<P> {
+    fn take_done(&mut self, id: Id) -> Reaped<P, N> {
         let step = self.jobs[id].step(Event::Reap);
         assert!(step == Step::Gone, "a done request refused to be reaped");
         self.done.remove(&mut self.jobs, id);
@@ -514,26 +650,37 @@ impl<P> Table<P> {
     }
 
     /// Removes a request that is in no list.
-    fn forget(&mut self, id: Id) -> Reaped<P> {
+    fn forget(&mut self, id: Id) -> Reaped<P, N> {
         self.hash.remove(&mut self.jobs, id);
         self.count -= 1;
-        let Job { address, outcome, payload, .. } = self.jobs.remove(id);
+        let Job { address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
         let Some(payload) = payload else { panic!("a request was removed while a worker has it") };
-        Reaped { address, outcome, payload }
+        let group = self.leave_list(group);
+        Reaped { address, outcome, payload, notice, group }
     }
 
     /// Cancels the oldest unfinished request of this address and descriptor, if it has not begun.
-    pub fn cancel_one(&mut self, fd: i32, address: u64) -> Cancelled {
-        let unfinished = |job: &Job<P>| job.fd == fd && job.state != JobState::Done;
+    pub fn cancel_one(
+        &mut self,
+        fd: i32,
+        address: u64,
+        tell: impl FnMut(&mut N, News),
+    ) -> Cancelled {
+        let unfinished = |job: &Job<P, N>| job.fd == fd && job.state != JobState::Done;
         match self.hash.find(&mut self.jobs, address, unfinished) {
-            Some(id) => self.cancel_job(id),
+            Some(id) => self.cancel_job(id, tell),
             None => Cancelled::default(),
         }
     }
 
     /// Cancels the requests of `fd` that have not begun, at most `most` of them, and counts those
     /// that run. Fewer than `most` cancelled: that were all.
-    pub fn cancel_all(&mut self, fd: i32, most: usize) -> Cancelled {
+    pub fn cancel_all(
+        &mut self,
+        fd: i32,
+        most: usize,
+        mut tell: impl FnMut(&mut N, News),
+    ) -> Cancelled {
         let mut result = Cancelled::default();
         // What waits for others goes first, or cancelling those would have it begin.
         let lists = [
@@ -548,7 +695,7 @@ impl<P> Table<P> {
                 if self.jobs[id].fd != fd || (!running && result.cancelled == most) {
                     continue;
                 }
-                let one = self.cancel_job(id);
+                let one = self.cancel_job(id, &mut tell);
                 result.cancelled += one.cancelled;
                 result.running += one.running;
             }
@@ -556,13 +703,13 @@ impl<P> Table<P> {
         result
     }
 
-    fn cancel_job(&mut self, id: Id) -> Cancelled {
+    fn cancel_job(&mut self, id: Id, tell: impl FnMut(&mut N, News)) -> Cancelled {
         let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Cancel) {
             Step::Refused => Cancelled { cancelled: 0, running: 1 },
             _ => {
                 self.unlist(id, state);
-                self.settle(id, Outcome::CANCELED);
+                self.settle(id, Outcome::CANCELED, tell);
                 Cancelled { cancelled: 1, running: 0 }
             }
         }
@@ -648,7 +795,7 @@ impl<P> Table<P> {
     }
 
     /// Removes one request, of a process that goes, that nobody performs: not begun, or done.
-    pub fn rundown(&mut self) -> Option<Reaped<P>> {
+    pub fn rundown(&mut self) -> Option<Reaped<P, N>> {
         let id = if let Some(id) = self.held.first().or(self.pending.first()) {
             self.unlist(id, self.jobs[id].state);
             id
@@ -660,17 +807,18 @@ impl<P> Table<P> {
         Some(self.forget(id))
     }
 
-    /// Makes orphans of the requests that run, at most `most` of them. True when there are more.
-    pub fn disown(&mut self, most: usize) -> bool {
-        for _ in 0..most {
-            let Some(id) = self.active.pop(&mut self.jobs) else { break };
-            self.jobs[id].step(Event::Rundown);
-            self.hash.remove(&mut self.jobs, id);
-            self.count -= 1;
-            self.orphans += 1;
-            self.orphans_awaited += usize::from(self.jobs[id].awaited);
-        }
-        !self.active.is_empty()
+    /// Makes an orphan of one request that runs.
+    pub fn disown(&mut self) -> Disowned<N> {
+        let Some(id) = self.active.pop(&mut self.jobs) else { return Disowned::Nothing };
+        self.jobs[id].step(Event::Rundown);
+        self.hash.remove(&mut self.jobs, id);
+        self.count -= 1;
+        self.orphans += 1;
+        let job = &mut self.jobs[id];
+        self.orphans_awaited += usize::from(job.awaited);
+        let notice = job.notice.take();
+        let group = core::mem::replace(&mut job.group, NONE);
+        Disowned::One { notice, group: self.leave_list(group) }
     }
 
     /// Orphans that exit and exec wait for.

@@ -4,7 +4,7 @@
 
 use super::*;
 
-type Numbers = Table<u64>;
+type Numbers = Table<u64, u32>;
 
 fn room(table: &mut Numbers, room: Room) {
     while let Some(need) = table.lacks(room) {
@@ -17,19 +17,22 @@ fn submit(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     room(table, Room::Request);
     let file = fd as u64;
     let submission = Submission { address, fd, file, syncs: false, awaited: true };
-    drop(table.submit(submission, payload));
+    drop(table.submit(submission, payload, None, None));
 }
 
 fn submit_sync(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     let file = fd as u64;
     room(table, Room::Request);
     let submission = Submission { address, fd, file, syncs: true, awaited: true };
-    drop(table.submit(submission, payload));
+    drop(table.submit(submission, payload, None, None));
 }
 
 fn ok(status: i64) -> Outcome {
     Outcome { status, error: None, usage: Usage::default() }
 }
+
+/// Tells nobody.
+fn silence(_: &mut u32, _: News) {}
 
 /// xorshift64*; any generator will do.
 struct Random(u64);
@@ -121,7 +124,7 @@ fn agrees_with_a_naive_model_over_random_histories() {
                     let (id, payload) = running.swap_remove(random.below(running.len()));
                     clock += 1;
                     assert!(matches!(
-                        table.finish(id, payload, ok(payload as i64)),
+                        table.finish(id, payload, ok(payload as i64), silence),
                         Finished::Done
                     ));
                     let entry = naive.iter_mut().find(|e| e.payload == payload).unwrap();
@@ -165,8 +168,8 @@ fn agrees_with_a_naive_model_over_random_histories() {
                 6 => {
                     let only = (random.below(2) == 0).then_some(address);
                     let got = match only {
-                        Some(address) => table.cancel_one(fd, address),
-                        None => table.cancel_all(fd, usize::MAX),
+                        Some(address) => table.cancel_one(fd, address, silence),
+                        None => table.cancel_all(fd, usize::MAX, silence),
                     };
                     let mut expected = Cancelled::default();
                     clock += 1;
@@ -202,13 +205,13 @@ fn agrees_with_a_naive_model_over_random_histories() {
         }
         // Rundown finds everything that is not running.
         let found: Vec<_> = core::iter::from_fn(|| table.rundown()).collect();
-        while table.disown(2) {}
+        while let Disowned::One { .. } = table.disown() {}
         assert_eq!(table.count(), 0);
         assert_eq!(found.len() + running.len(), naive.len());
         assert_eq!(table.orphans_awaited(), running.len());
         let total = running.len();
         for (index, (id, payload)) in running.into_iter().enumerate() {
-            let Finished::Gone { last, .. } = table.finish(id, payload, ok(0)) else {
+            let Finished::Gone { last, .. } = table.finish(id, payload, ok(0), silence) else {
                 panic!("an orphan was kept")
             };
             assert_eq!(last, index + 1 == total);
@@ -229,7 +232,7 @@ fn a_waiter_is_fired_by_its_own_requests_only() {
     let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
     let finish = |table: &mut Numbers, index: usize| {
         let (id, payload) = jobs[index];
-        table.finish(id, payload, ok(1));
+        table.finish(id, payload, ok(1), silence);
     };
     finish(&mut table, 3);
     assert_eq!(table.next_fired(), None);
@@ -271,7 +274,7 @@ fn a_waiter_waits_for_every_request_of_an_address() {
     let Suspend::Wait(waiter) = table.suspend(&[1]) else { panic!("must wait") };
     let (_, _) = table.start().unwrap();
     let (second, payload) = table.start().unwrap();
-    table.finish(second, payload, ok(1));
+    table.finish(second, payload, ok(1), silence);
     assert_eq!(table.next_fired(), Some(waiter));
     table.leave(waiter);
     assert_eq!(table.suspend(&[1]), Suspend::Ready);
@@ -291,7 +294,7 @@ fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
     let mut finish = |table: &mut Numbers, payload: u64| {
         let at = jobs.iter().position(|job| job.1 == payload).unwrap();
         let (id, payload) = jobs.swap_remove(at);
-        table.finish(id, payload, ok(0));
+        table.finish(id, payload, ok(0), silence);
     };
     finish(&mut table, 4);
     assert!(table.start().is_none(), "the first request is still before both");
@@ -302,10 +305,10 @@ fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
     // A sync that is cancelled while it waits leaves nothing behind.
     submit(&mut table, 6, 7, 6);
     submit_sync(&mut table, 7, 7, 7);
-    assert_eq!(table.cancel_one(7, 7).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 7, silence).cancelled, 1);
     // Cancelling what is before a sync lets it begin.
     submit_sync(&mut table, 8, 7, 8);
-    assert_eq!(table.cancel_one(7, 6).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 6, silence).cancelled, 1);
     assert_eq!(table.start().map(|job| job.1), Some(8));
 }
 
@@ -323,7 +326,7 @@ fn each_completion_fires_one_thread_that_waits_for_any() {
     table.wait_any(second);
     let jobs: Vec<_> = core::iter::from_fn(|| table.start()).collect();
     for (index, expected) in [Some(first), Some(second), None].into_iter().enumerate() {
-        table.finish(jobs[index].0, jobs[index].1, ok(1));
+        table.finish(jobs[index].0, jobs[index].1, ok(1), silence);
         assert_eq!(table.next_fired(), expected);
     }
     // A thread that leaves between being fired and being woken is not woken.
@@ -331,7 +334,7 @@ fn each_completion_fires_one_thread_that_waits_for_any() {
     table.wait_any(second);
     submit(&mut table, 4, 0, 4);
     let (id, payload) = table.start().unwrap();
-    table.finish(id, payload, ok(1));
+    table.finish(id, payload, ok(1), silence);
     table.leave(second);
     assert_eq!(table.next_fired(), None);
 }
@@ -342,9 +345,100 @@ fn a_chunked_cancel_says_when_it_is_through() {
     for address in 1..=10 {
         submit(&mut table, address, 7, address);
     }
-    assert_eq!(table.cancel_all(7, 4).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4).cancelled, 2);
+    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 2);
     assert_eq!(table.pending(), 0);
     assert_eq!(table.count(), 10);
+}
+
+/// Submits a request with a notice, of a list if there is one.
+fn submit_noted(table: &mut Numbers, address: u64, notice: u32, group: Option<Id>) {
+    room(table, Room::Request);
+    let submission = Submission { address, fd: 1, file: 1, syncs: false, awaited: true };
+    drop(table.submit(submission, address, Some(notice), group));
+}
+
+fn open(table: &mut Numbers, notice: u32) -> Id {
+    room(table, Room::Group);
+    table.open_group(Some(notice))
+}
+
+#[test]
+fn a_list_is_told_once_after_its_last_request_and_goes_with_the_last_reap() {
+    let mut table = Numbers::default();
+    let list = open(&mut table, 100);
+    submit_noted(&mut table, 1, 1, Some(list));
+    submit_noted(&mut table, 2, 2, Some(list));
+    let mut told = Vec::new();
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1), |notice, news| told.push((*notice, news)));
+    assert!(!table.close_group(list, |_, _| panic!("one is not finished")));
+    assert_eq!(table.leave_group(list), None);
+    let cancelled = table.cancel_one(1, 2, |notice, news| told.push((*notice, news)));
+    assert_eq!(cancelled.cancelled, 1);
+    let expected = [
+        (1, News::Request(None)),
+        (2, News::Request(Some(Errno::ECANCELED))),
+        (100, News::Group { lasts: true }),
+    ];
+    assert_eq!(told, expected);
+    let first = table.reap(1).unwrap();
+    assert_eq!((first.notice, first.group), (Some(1), None));
+    let second = table.reap(2).unwrap();
+    assert_eq!((second.notice, second.group), (Some(2), Some(100)));
+}
+
+#[test]
+fn a_list_whose_requests_are_reaped_during_the_call_is_told_by_the_call() {
+    let mut table = Numbers::default();
+    let list = open(&mut table, 100);
+    submit_noted(&mut table, 1, 1, Some(list));
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1), |notice, _| assert_eq!(*notice, 1));
+    assert_eq!(table.reap(1).unwrap().group, None);
+    let mut told = Vec::new();
+    assert!(table.close_group(list, |notice, news| told.push((*notice, news))));
+    assert_eq!(told, [(100, News::Group { lasts: false })]);
+    assert_eq!(table.leave_group(list), Some(100));
+}
+
+#[test]
+fn a_thread_that_waits_for_a_list_is_fired_by_its_last_request_only() {
+    let mut table = Numbers::default();
+    let list = open(&mut table, 100);
+    submit_noted(&mut table, 1, 1, Some(list));
+    submit_noted(&mut table, 2, 2, Some(list));
+    room(&mut table, Room::Waits(0));
+    let waiter = table.enter();
+    assert!(!table.close_group(list, silence));
+    table.await_group(list, waiter);
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1), silence);
+    assert!(!table.has_fired(waiter));
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1), silence);
+    assert!(table.has_fired(waiter));
+    assert_eq!(table.next_fired(), Some(waiter));
+    table.leave(waiter);
+    assert_eq!(table.leave_group(list), None);
+}
+
+#[test]
+fn a_process_that_goes_takes_lists_and_notices_with_it() {
+    let mut table = Numbers::default();
+    let list = open(&mut table, 100);
+    submit_noted(&mut table, 1, 1, Some(list));
+    submit_noted(&mut table, 2, 2, Some(list));
+    assert!(!table.close_group(list, silence));
+    assert_eq!(table.leave_group(list), None);
+    let (id, payload) = table.start().unwrap();
+    let gone = table.rundown().unwrap();
+    assert_eq!((gone.notice, gone.group), (Some(2), None));
+    assert!(table.rundown().is_none());
+    let Disowned::One { notice, group } = table.disown() else { panic!("one runs") };
+    assert_eq!((notice, group), (Some(1), Some(100)));
+    assert!(matches!(table.disown(), Disowned::Nothing));
+    let told = |_: &mut u32, _: News| panic!("nobody is there");
+    assert!(matches!(table.finish(id, payload, ok(1), told), Finished::Gone { last: true, .. }));
 }

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! EVFILT_AIO and EVFILT_LIO: the functions of our knotes, and the exchange of the filters.
+//!
+//! # Context
+//! f_event and f_touch run under the knote list's lock, which is the lock of the note, and f_event
+//! also under the kqueue's; neither sleeps. f_attach and f_detach run without a lock.
+
+use core::ffi::{c_int, c_long, c_ulong};
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+
+use sys_bindings as sys;
+use sys_bindings::gate::{
+    NOTE_ATTACHED, NOTE_BUSY, NOTE_FOREIGN, NOTE_JOINED, NOTE_MARK, Note,
+};
+
+/// Which of the two filters.
+#[derive(Clone, Copy)]
+enum Kind {
+    Aio = 0,
+    Lio = 1,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Aio, Kind::Lio];
+
+    fn number(self) -> c_int {
+        match self {
+            Kind::Aio => sys::EVFILT_AIO,
+            Kind::Lio => sys::EVFILT_LIO,
+        }
+    }
+
+    fn ours(self) -> *const sys::filterops {
+        match self {
+            Kind::Aio => &raw const AIO.0,
+            Kind::Lio => &raw const LIO.0,
+        }
+    }
+
+    fn builtin(self) -> *const sys::filterops {
+        BUILTIN[self as usize].load(SeqCst)
+    }
+}
+
+/// The built-in's filters, found once.
+static BUILTIN: [AtomicPtr<sys::filterops>; 2] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; 2];
+
+struct Filter(sys::filterops);
+
+// SAFETY: function pointers to resident text.
+unsafe impl Sync for Filter {}
+
+/// A filter without functions.
+// SAFETY: flags and nullable function pointers; zero is a value of each.
+const EMPTY: sys::filterops = unsafe { MaybeUninit::zeroed().assume_init() };
+
+static AIO: Filter = Filter(sys::filterops {
+    f_attach: Some(attach_aio),
+    f_detach: Some(detach),
+    f_event: Some(event_aio),
+    f_touch: Some(touch),
+    ..EMPTY
+});
+
+static LIO: Filter = Filter(sys::filterops {
+    f_attach: Some(attach_lio),
+    f_detach: Some(detach),
+    f_event: Some(event_lio),
+    f_touch: Some(touch),
+    ..EMPTY
+});
+
+unsafe extern "C" fn attach_aio(kn: *mut sys::knote) -> c_int {
+    // SAFETY: as the kernel calls us.
+    unsafe { attach(kn, Kind::Aio) }
+}
+
+unsafe extern "C" fn attach_lio(kn: *mut sys::knote) -> c_int {
+    // SAFETY: as the kernel calls us.
+    unsafe { attach(kn, Kind::Lio) }
+}
+
+/// # Safety
+/// `kn` is new, in flux, and this thread's.
+unsafe fn attach(kn: *mut sys::knote, kind: Kind) -> c_int {
+    // SAFETY: the caller's promise. EV_FLAG1 comes from the kernel alone; then kn_sdata is a note
+    // if the mark says so, which the engine keeps until the knote is gone, and else the built-in's.
+    unsafe {
+        if u32::from((*kn).kn_kevent.flags) & sys::EV_FLAG1 == 0 {
+            return sys::EPERM as c_int;
+        }
+        if (*kn).kn_sfflags.cast_unsigned() != NOTE_MARK {
+            (*kn).kn_fop = kind.builtin();
+            return match (*kind.builtin()).f_attach {
+                Some(attach) => attach(kn),
+                None => sys::ENXIO as c_int,
+            };
+        }
+        let note: *mut Note = ptr::with_exposed_provenance_mut((*kn).kn_sdata as usize);
+        (*kn).kn_ptr.p_v = note.cast();
+        (*kn).kn_kevent.flags &= !(sys::EV_FLAG1 as u16);
+        // The registering thread is this one.
+        (*note).state = NOTE_ATTACHED;
+        sys::knlist_add(&raw mut (*note).list, kn, 0);
+    }
+    0
+}
+
+unsafe extern "C" fn detach(kn: *mut sys::knote) {
+    // SAFETY: the note lives until its list is empty.
+    unsafe {
+        let note: *mut Note = (*kn).kn_ptr.p_v.cast();
+        let list = &raw mut (*note).list;
+        let argument = (*list).kl_lockarg;
+        if let (Some(lock), Some(unlock)) = ((*list).kl_lock, (*list).kl_unlock) {
+            lock(argument);
+            if !(*list).kl_list.slh_first.is_null() {
+                sys::knlist_remove(list, kn, 1);
+            }
+            unlock(argument);
+        }
+    }
+}
+
+unsafe extern "C" fn event_aio(kn: *mut sys::knote, _hint: c_long) -> c_int {
+    // SAFETY: under the note's lock. A knote that is off its list has been cleared, not to be lost
+    // with its note: what it tells is in it.
+    unsafe {
+        if (*kn).kn_knlist.is_null() {
+            return 1;
+        }
+        let note: *mut Note = (*kn).kn_ptr.p_v.cast();
+        (*kn).kn_kevent.data = i64::from((*note).error);
+        if (*note).finished == 0 {
+            return 0;
+        }
+        (*kn).kn_kevent.flags |= sys::EV_EOF as u16;
+    }
+    1
+}
+
+unsafe extern "C" fn event_lio(kn: *mut sys::knote, _hint: c_long) -> c_int {
+    // SAFETY: as in event_aio.
+    unsafe {
+        if (*kn).kn_knlist.is_null() {
+            return 1;
+        }
+        let note: *mut Note = (*kn).kn_ptr.p_v.cast();
+        c_int::from((*note).finished > 0)
+    }
+}
+
+/// A kevent for an address that has a knote already, or an event on its way to the user.
+unsafe extern "C" fn touch(kn: *mut sys::knote, kev: *mut sys::kevent, what: c_ulong) {
+    // SAFETY: the kernel's knote and kevent, in flux. A knote that is on a list is under its lock.
+    unsafe {
+        if what == c_ulong::from(sys::EVENT_PROCESS) {
+            *kev = (*kn).kn_kevent;
+            if u32::from((*kn).kn_kevent.flags) & sys::EV_CLEAR != 0 {
+                (*kn).kn_kevent.data = 0;
+                (*kn).kn_kevent.fflags = 0;
+            }
+            return;
+        }
+        // Registration. Without EV_FLAG1 it is the user's own, who may change flags and udata only.
+        if u32::from((*kev).flags) & sys::EV_FLAG1 == 0 || (*kev).fflags != NOTE_MARK {
+            return;
+        }
+        let new: *mut Note = ptr::with_exposed_provenance_mut((*kev).data as usize);
+        let theirs = (*kn).kn_fop;
+        let list = (*kn).kn_knlist;
+        if list.is_null() || (theirs != Kind::Aio.ours() && theirs != Kind::Lio.ours()) {
+            (*new).state = NOTE_FOREIGN;
+            return;
+        }
+        let old: *mut Note = (*kn).kn_ptr.p_v.cast();
+        if (*old).list.kl_lockarg != (*new).list.kl_lockarg {
+            (*new).state = NOTE_FOREIGN;
+        } else if (*old).holders == 0 {
+            (*new).state = NOTE_BUSY;
+        } else {
+            (*old).holders += 1;
+            (*new).joined = old;
+            (*new).state = NOTE_JOINED;
+        }
+    }
+}
+
+/// An object that looks to the built-in's attach like what it expects: a request or a list.
+#[repr(C, align(16))]
+struct Scratch(core::cell::UnsafeCell<[u8; 1024]>);
+
+// SAFETY: only used under the gate's switch.
+unsafe impl Sync for Scratch {}
+
+const _: () = assert!(size_of::<sys::kaiocb>() <= size_of::<Scratch>());
+
+static SCRATCH: Scratch = Scratch(core::cell::UnsafeCell::new([0; 1024]));
+
+/// Where the built-in's structure for a list has its knotes. It is private to the built-in; the
+/// gate is tied to one kernel version, and the versions we are built for have it here.
+const LIO_KLIST: usize = 112;
+
+/// Asks the built-in's filter for itself: its attach is made to accept a knote on a scratch kqueue.
+/// May sleep.
+///
+/// # Errors
+/// As kqueue(2).
+fn find_builtin(kind: Kind) -> Result<(), c_int> {
+    if !kind.builtin().is_null() {
+        return Ok(());
+    }
+    let offset = match kind {
+        Kind::Aio => core::mem::offset_of!(sys::kaiocb, klist),
+        Kind::Lio => LIO_KLIST,
+    };
+    let td = super::curthread();
+    // SAFETY: a module event has a process with descriptors. The scratch object is ours alone,
+    // large enough for either structure, and has a list of knotes where the built-in looks for it;
+    // the kqueue, and with it the knote, is closed before anybody else uses it.
+    unsafe {
+        let kept = (*td).td_uretoff.tdu_retval;
+        let made = sys::kern_kqueue(td, 0, ptr::null_mut());
+        let fd = (*td).td_uretoff.tdu_retval[0] as c_int;
+        (*td).td_uretoff.tdu_retval = kept;
+        if made != 0 {
+            return Err(made);
+        }
+        let object = SCRATCH.0.get().cast::<u8>();
+        let list = object.add(offset).cast::<sys::knlist>();
+        sys::knlist_init_mtx(list, ptr::null_mut());
+        let mut kev: sys::kevent = MaybeUninit::zeroed().assume_init();
+        kev.ident = object.addr() as u64;
+        kev.filter = kind.number() as i16;
+        kev.flags = (sys::EV_ADD | sys::EV_ENABLE | sys::EV_FLAG1) as u16;
+        kev.data = object as i64;
+        let registered = sys::kqfd_register(fd, &mut kev, td, sys::M_WAITOK as c_int);
+        let kn = (*list).kl_list.slh_first;
+        if !kn.is_null() {
+            BUILTIN[kind as usize].store((*kn).kn_fop.cast_mut(), SeqCst);
+        }
+        let _ = sys::kern_close(td, fd);
+        sys::knlist_destroy(list);
+        if registered != 0 {
+            return Err(registered);
+        }
+    }
+    if kind.builtin().is_null() { Err(sys::ENXIO as c_int) } else { Ok(()) }
+}
+
+/// Exchanges a filter as soon as no knote of it is left; waits for that for a second. May sleep.
+fn exchange(kind: Kind, to: *const sys::filterops) -> bool {
+    const TRIES: u32 = 100;
+    const PAUSE: i64 = (1 << 32) / 100;
+    for _ in 0..TRIES {
+        // SAFETY: both tables are resident. The number is a filter of this kernel.
+        unsafe {
+            if sys::kqueue_del_filteropts(kind.number()) == 0 {
+                // The place is empty: nobody else gives this filter.
+                return sys::kqueue_add_filteropts(kind.number(), to) == 0;
+            }
+            sys::pause_sbt(c"aiofilt".as_ptr(), PAUSE, 0, 0);
+        }
+    }
+    false
+}
+
+/// Makes both filters ours. May sleep.
+///
+/// # Errors
+/// EBUSY: a kqueue holds an AIO event, for more than a second; one line is in the message buffer.
+/// Else as kqueue(2).
+pub fn filters_take() -> Result<(), c_int> {
+    for kind in Kind::ALL {
+        find_builtin(kind).inspect_err(|&error| {
+            // SAFETY: the format takes a string and a number.
+            unsafe {
+                sys::printf(
+                    c"aio_rs: %s is not known (error %d); not loaded\n".as_ptr(),
+                    c"the kernel's AIO filter".as_ptr(),
+                    error,
+                )
+            };
+        })?;
+    }
+    if !exchange(Kind::Aio, Kind::Aio.ours()) {
+        return Err(busy());
+    }
+    if !exchange(Kind::Lio, Kind::Lio.ours()) {
+        // Ours hands everything on, so it may stay when that fails.
+        exchange(Kind::Aio, Kind::Aio.builtin());
+        return Err(busy());
+    }
+    Ok(())
+}
+
+fn busy() -> c_int {
+    // SAFETY: the format takes one string.
+    unsafe {
+        sys::printf(c"aio_rs: %s; not loaded\n".as_ptr(), c"a kqueue holds an AIO event".as_ptr())
+    };
+    sys::EBUSY as c_int
+}
+
+/// What came of giving the filters back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// Both are the built-in's.
+    Given,
+    /// Both are ours as before: a kqueue holds an AIO event.
+    Kept,
+    /// EVFILT_AIO is the built-in's and EVFILT_LIO is ours, which hands on what is not: nobody may
+    /// register an event of ours.
+    Halfway,
+}
+
+/// Gives both filters back to the built-in, or none. May sleep.
+pub fn filters_give_back() -> Back {
+    if !exchange(Kind::Aio, Kind::Aio.builtin()) {
+        return Back::Kept;
+    }
+    if exchange(Kind::Lio, Kind::Lio.builtin()) {
+        return Back::Given;
+    }
+    if exchange(Kind::Aio, Kind::Aio.ours()) { Back::Kept } else { Back::Halfway }
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! lio_listio(2): many requests by one call, and one notice for all of them.
+//!
+//! Entries are checked one by one in the order given, and queued in batches: one lock, one look at
+//! the workers.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::engine::{Engine, Served, Who};
+use super::notify::Notice;
+use super::process::Process;
+use super::submit::{Prepared, Wanted};
+use crate::kern::knote::About;
+use crate::kern::proc::Curthread;
+use crate::kern::user::{Abi, Notify, Sigevent, UserAiocb};
+use crate::model::Errno;
+use crate::model::slab::Id;
+use crate::model::table::Room;
+
+/// How many requests are queued under one lock, at most.
+const BATCH: usize = 32;
+
+/// Whether the call waits for its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// LIO_NOWAIT.
+    NoWait,
+    /// LIO_WAIT.
+    Wait,
+}
+
+/// How many entries failed to be queued.
+#[derive(Default)]
+struct Failures {
+    /// For lack of room.
+    again: usize,
+    /// For anything else.
+    other: usize,
+}
+
+impl Failures {
+    fn add(&mut self, user: UserAiocb, error: Errno) {
+        user.store_error(i64::from(error.code()));
+        match error {
+            Errno::EAGAIN => self.again += 1,
+            _ => self.other += 1,
+        }
+    }
+}
+
+impl Engine {
+    /// Queues the requests at `entries`, read from the process's array at `list`; addresses of 0 are
+    /// skipped.
+    ///
+    /// # Context
+    /// Sleeps; no locks.
+    ///
+    /// # Errors
+    /// EINVAL, EBADF, ENOTCAPABLE: `sigevent`; nothing was queued then. EIO: an entry could not be
+    /// queued; EAGAIN: and that only for lack of room. EINTR: a signal ended the wait. The entries
+    /// that could be queued are.
+    pub fn listio(
+        &self,
+        td: Curthread,
+        abi: Abi,
+        mode: Mode,
+        list: u64,
+        entries: &[u64],
+        sigevent: Option<&Sigevent>,
+    ) -> Result<Served, Errno> {
+        let process = match self.who(td) {
+            Who::Builtin => return Ok(Served::Pass),
+            Who::Ours(process) => process,
+            Who::Nobody => match self.claim(td) {
+                Some(process) => process,
+                None => return Ok(Served::Pass),
+            },
+        };
+        if self.is_retired(td, &mut process.lock()) {
+            return Ok(Served::Pass);
+        }
+        let notify = match (mode, sigevent) {
+            (Mode::NoWait, Some(sigevent)) => sigevent.check()?,
+            _ => Notify::None,
+        };
+        let notify = match &notify {
+            Notify::Kevent(event) => Notify::Kevent(event.without_flags()),
+            other => *other,
+        };
+        let notice = Notice::prepare(td, &process, About::List, list, &notify)?;
+        let group = process.lock_with_room(Room::Group).table.open_group(notice);
+        let mut failures = Failures::default();
+        let added = self.add_entries(td, &process, abi, group, entries, &mut failures);
+        let waited = self.finish_list(&process, mode, group, added.is_ok());
+        if added == Ok(Served::Pass) {
+            return Ok(Served::Pass);
+        }
+        match (failures, waited) {
+            (Failures { other: 1.., .. }, _) => Err(Errno::EIO),
+            (Failures { again: 1.., .. }, _) => Err(Errno::EAGAIN),
+            (_, Err(error)) => Err(error),
+            (_, Ok(())) => {
+                td.set_retval(0);
+                Ok(Served::Here)
+            }
+        }
+    }
+
+    /// Adds all entries to the list. [`Served::Pass`]: none was added, and the process has become
+    /// the built-in's.
+    fn add_entries(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        abi: Abi,
+        group: Id,
+        entries: &[u64],
+        failures: &mut Failures,
+    ) -> Result<Served, Errno> {
+        let mut batch = Vec::with_capacity(entries.len().min(BATCH));
+        let mut queued = false;
+        for (index, &address) in entries.iter().enumerate() {
+            if address != 0 {
+                let user = UserAiocb::at(abi, address);
+                user.store_initial();
+                match self.entry(td, process, user, batch.len()) {
+                    Ok(Entry::Ready(prepared)) => batch.push(prepared),
+                    Ok(Entry::Nothing) => {}
+                    Ok(Entry::Pass) if !queued => return Ok(Served::Pass),
+                    Ok(Entry::Pass) => failures.add(user, Errno::EAGAIN),
+                    Err(error) => failures.add(user, error),
+                }
+            }
+            if batch.is_empty() || (batch.len() < BATCH && index + 1 < entries.len()) {
+                continue;
+            }
+            let mut rest = batch.drain(..);
+            let mut refuse = |user, error| failures.add(user, error);
+            let result =
+                self.enqueue(td, process, Some(group), &mut || rest.next(), &mut refuse);
+            match result {
+                Ok(Served::Pass) if !queued => return Ok(Served::Pass),
+                Ok(Served::Here) => queued = true,
+                Ok(Served::Pass) | Err(_) => {
+                    for prepared in rest {
+                        let user = prepared.user;
+                        drop(prepared);
+                        failures.add(user, Errno::EAGAIN);
+                    }
+                }
+            }
+        }
+        Ok(Served::Here)
+    }
+
+    /// Checks one entry and makes a request of it.
+    fn entry(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        user: UserAiocb,
+        more: usize,
+    ) -> Result<Entry, Errno> {
+        let Some(checked) = self.check(td, Some(process), user, Wanted::Listed, more)? else {
+            return Ok(Entry::Nothing);
+        };
+        if let Some(what) = checked.unserved() {
+            self.unserved(td, process, what)?;
+            return Ok(Entry::Pass);
+        }
+        let prepared = self.make(td, process, checked)?;
+        Ok(Entry::Ready(prepared))
+    }
+
+    /// Ends the call's part in the list: waits for it if that was asked for.
+    ///
+    /// # Errors
+    /// EINTR: a signal ended the wait.
+    fn finish_list(
+        &self,
+        process: &Arc<Process>,
+        mode: Mode,
+        group: Id,
+        waits: bool,
+    ) -> Result<(), Errno> {
+        let room = if mode == Mode::Wait { Some(Room::Waits(0)) } else { None };
+        let mut inner = match room {
+            Some(room) => process.lock_with_room(room),
+            None => process.lock(),
+        };
+        let (table, tell) = inner.parts();
+        let done = table.close_group(group, |notice: &mut Notice, news| tell.tell(notice, news));
+        let mut slept = Ok(());
+        if !done && mode == Mode::Wait && waits {
+            let waiter = inner.table.enter();
+            inner.table.await_group(group, waiter);
+            while !inner.table.has_fired(waiter) && slept.is_ok() {
+                (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiospn", None);
+            }
+            if inner.table.has_fired(waiter) {
+                slept = Ok(());
+            }
+            inner.table.leave(waiter);
+        }
+        let left = inner.table.leave_group(group);
+        drop(inner);
+        match left {
+            // Nothing of the list is left to hold the event.
+            Some(Notice::Event(event)) if self.config.empty_list_kevent() => event.leave_behind(),
+            left => drop(left),
+        }
+        slept.map_err(|error| if error == Errno::ERESTART { Errno::EINTR } else { error })
+    }
+}
+
+/// What an entry is.
+enum Entry {
+    Ready(Prepared),
+    /// It asks for nothing.
+    Nothing,
+    /// The process is the built-in's now.
+    Pass,
+}
