@@ -8,5 +8,6 @@ pub mod job;
 pub mod list;
 pub mod slab;
 pub mod table;
+pub mod unfinished;
 
 pub use errno::Errno;

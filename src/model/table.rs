@@ -11,12 +11,14 @@
 //! lio_listio(2), has finished; they never leave the table while their request is in it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Errno;
 use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
+use super::unfinished::Unfinished;
 use super::slab::{Growth, Id, Lack, NONE, Slab};
 
 /// What I/O cost, to be charged to the thread that reaps.
@@ -38,6 +40,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// A read of so many bytes that cost no I/O.
+    pub fn read(bytes: usize) -> Outcome {
+        Outcome { status: bytes as i64, error: None, usage: Usage::default() }
+    }
+
     /// A request that did not begin.
     pub const CANCELED: Outcome = Outcome {
         status: -1,
@@ -65,6 +72,8 @@ struct Job<P, N> {
     blockers: usize,
     /// Others wait for it in this way.
     blocks: bool,
+    /// What it changes, while that is counted; else 0.
+    changes: u64,
     /// Submission order.
     sequence: u64,
     /// The waits for it.
@@ -169,6 +178,7 @@ pub struct Table<P, N> {
     orphans_awaited: usize,
     finished: u64,
     sequence: u64,
+    unfinished: Arc<Unfinished>,
     waits: Slab<Wait>,
     waiters: Slab<Waiter>,
     /// Threads that wait for whatever comes first, oldest first.
@@ -192,6 +202,7 @@ impl<P, N> Default for Table<P, N> {
             orphans_awaited: 0,
             finished: 0,
             sequence: 0,
+            unfinished: Arc::default(),
             waits: Slab::default(),
             waiters: Slab::default(),
             any: List::default(),
@@ -224,6 +235,8 @@ pub struct Submission {
     pub syncs: bool,
     /// Exit and exec wait for it while it runs.
     pub awaited: bool,
+    /// The file it changes, named as in [`Unfinished`]; 0 for none.
+    pub changes: u64,
 }
 
 /// What a table lacks for an operation.
@@ -262,7 +275,8 @@ impl<P, N> Memory<P, N> {
 pub struct Reaped<P, N> {
     pub address: u64,
     pub outcome: Outcome,
-    pub payload: P,
+    /// Absent when the submitter performed it.
+    pub payload: Option<P>,
     pub notice: Option<N>,
     /// The list's, when this was the last of it.
     pub group: Option<N>,
@@ -324,6 +338,11 @@ pub enum Finished<P> {
 }
 
 impl<P, N> Table<P, N> {
+    /// The changes that are not finished, for a look without the lock.
+    pub fn unfinished(&self) -> &Arc<Unfinished> {
+        &self.unfinished
+    }
+
     /// Requests that count against the process's limit: all that are not reaped.
     pub fn count(&self) -> usize {
         self.count
@@ -385,10 +404,50 @@ impl<P, N> Table<P, N> {
         notice: Option<N>,
         group: Option<Id>,
     ) -> Vec<Id> {
-        let Submission { address, fd, file, syncs, awaited } = submission;
+        let Submission { file, syncs, changes, .. } = submission;
+        if changes != 0 {
+            self.unfinished.begin(changes);
+        }
+        let (id, garbage) = self.add(submission, JobState::Held, Some(payload), notice, group);
+        if syncs {
+            self.jobs[id].blockers = self.block(file);
+        }
+        self.held.push(&mut self.jobs, id);
+        if self.jobs[id].blockers == 0 {
+            self.release(id);
+        }
+        garbage
+    }
+
+    /// Accepts a request that the submitter has performed already. As [`Table::submit`] otherwise;
+    /// `tell` is called for each end this is.
+    pub fn submit_done(
+        &mut self,
+        submission: Submission,
+        outcome: Outcome,
+        notice: Option<N>,
+        group: Option<Id>,
+        tell: impl FnMut(&mut N, News),
+    ) -> Vec<Id> {
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Done, None, notice, group);
+        self.settle(id, outcome, tell);
+        garbage
+    }
+
+    /// Makes an entry that is in no list.
+    fn add(
+        &mut self,
+        submission: Submission,
+        state: JobState,
+        payload: Option<P>,
+        notice: Option<N>,
+        group: Option<Id>,
+    ) -> (Id, Vec<Id>) {
+        let Submission { address, fd, file, syncs, awaited, changes } = submission;
         self.sequence += 1;
         let job = Job {
-            state: JobState::Held,
+            state,
             links: Links::UNLINKED,
             chain: NONE,
             address,
@@ -399,10 +458,11 @@ impl<P, N> Table<P, N> {
             syncs,
             blockers: 0,
             blocks: false,
+            changes,
             sequence: self.sequence,
             waits: List::default(),
             outcome: Outcome::CANCELED,
-            payload: Some(payload),
+            payload,
             notice,
             group: group.unwrap_or(NONE),
         };
@@ -414,14 +474,7 @@ impl<P, N> Table<P, N> {
         let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
         let garbage = self.hash.insert(&mut self.jobs, id);
         self.count += 1;
-        if syncs {
-            self.jobs[id].blockers = self.block(file);
-        }
-        self.held.push(&mut self.jobs, id);
-        if self.jobs[id].blockers == 0 {
-            self.release(id);
-        }
-        garbage
+        (id, garbage)
     }
 
     /// Marks the unfinished requests of a file that a new sync waits for; returns how many there
@@ -498,6 +551,13 @@ impl<P, N> Table<P, N> {
         self.groups[id].waiter = waiter;
     }
 
+    /// Gives a list up to which nothing was added; nothing is told.
+    pub fn abandon_group(&mut self, id: Id) -> Option<N> {
+        let group = self.groups.remove(id);
+        assert!(group.members == 0 && group.called, "a list that is in use was abandoned");
+        group.notice
+    }
+
     /// Gives the caller's hold on a list up, and its wait. Returns the notice if nobody holds it.
     pub fn leave_group(&mut self, id: Id) -> Option<N> {
         self.groups[id].waiter = NONE;
@@ -564,6 +624,7 @@ impl<P, N> Table<P, N> {
 
     /// Records the result of a request that is in no list, and fires who waits for it.
     fn settle(&mut self, id: Id, outcome: Outcome, mut tell: impl FnMut(&mut N, News)) {
+        self.end_change(id);
         self.finished += 1;
         let job = &mut self.jobs[id];
         job.outcome = outcome;
@@ -583,6 +644,14 @@ impl<P, N> Table<P, N> {
         }
         if let Some(waiter) = self.any.first() {
             self.fire(waiter);
+        }
+    }
+
+    /// Counts the end of what a request changes.
+    fn end_change(&mut self, id: Id) {
+        let changes = core::mem::take(&mut self.jobs[id].changes);
+        if changes != 0 {
+            self.unfinished.end(changes);
         }
     }
 
@@ -653,8 +722,9 @@ impl<P, N> Table<P, N> {
     fn forget(&mut self, id: Id) -> Reaped<P, N> {
         self.hash.remove(&mut self.jobs, id);
         self.count -= 1;
-        let Job { address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
-        let Some(payload) = payload else { panic!("a request was removed while a worker has it") };
+        self.end_change(id);
+        let Job { state, address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
+        assert!(state != JobState::Active, "a request was removed while a worker has it");
         let group = self.leave_list(group);
         Reaped { address, outcome, payload, notice, group }
     }
