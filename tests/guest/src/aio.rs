@@ -23,6 +23,21 @@ pub const AIO_NOTCANCELED: i32 = 2;
 /// Answer of aio_cancel: all that matched was done, or nothing matched.
 pub const AIO_ALLDONE: i32 = 3;
 
+/// lio_listio: return at once.
+pub const LIO_NOWAIT: i32 = 0;
+/// lio_listio: wait until all is done.
+pub const LIO_WAIT: i32 = 1;
+/// Operation of a list: nothing.
+pub const LIO_NOP: i32 = 0;
+/// Operation of a list: write.
+pub const LIO_WRITE: i32 = 1;
+/// Operation of a list: read.
+pub const LIO_READ: i32 = 2;
+/// Operation of a list: write from pieces.
+pub const LIO_WRITEV: i32 = 5;
+/// Operation of a list: read into pieces.
+pub const LIO_READV: i32 = 6;
+
 /// The longest request, SSIZE_MAX.
 pub const IOSIZE_MAX: usize = isize::MAX as usize;
 
@@ -35,9 +50,37 @@ pub struct Sigevent {
     /// The signal, or the kqueue.
     pub signo: i32,
     /// Handed on with the notification.
-    pub value: u64,
+    pub value: usize,
     /// Kevent flags or thread id in the first word, else spare.
-    pub more: [u64; 8],
+    pub more: [usize; 8],
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Sigevent {}
+
+impl Sigevent {
+    /// A signal to the process.
+    pub fn signal(signo: i32, value: usize) -> Self {
+        Self { notify: SIGEV_SIGNAL, signo, value, more: [0; 8] }
+    }
+
+    /// A signal to a thread.
+    pub fn thread(signo: i32, value: usize, tid: i64) -> Self {
+        Self {
+            notify: SIGEV_THREAD_ID,
+            more: Self::first(tid as usize),
+            ..Self::signal(signo, value)
+        }
+    }
+
+    /// An event on a kqueue, with these flags.
+    pub fn kevent(kq: i32, value: usize, flags: u16) -> Self {
+        Self { notify: SIGEV_KEVENT, signo: kq, value, more: Self::first(flags as usize) }
+    }
+
+    fn first(word: usize) -> [usize; 8] {
+        [word, 0, 0, 0, 0, 0, 0, 0]
+    }
 }
 
 /// A request as the program writes it, `struct aiocb`.

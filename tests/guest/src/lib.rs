@@ -15,10 +15,12 @@ extern crate std;
 
 pub mod aio;
 pub mod errno;
+pub mod kqueue;
 pub mod mem;
 pub mod out;
 pub mod path;
 pub mod rng;
+pub mod signal;
 pub mod start;
 pub mod sys;
 pub mod sysctl;

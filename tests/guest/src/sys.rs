@@ -51,6 +51,8 @@ pub const SIGSEGV: i32 = 11;
 pub const SIGALRM: i32 = 14;
 /// File size limit exceeded.
 pub const SIGXFSZ: i32 = 25;
+/// Unknown system call.
+pub const SIGSYS: i32 = 12;
 /// Free for programs.
 pub const SIGUSR1: i32 = 30;
 /// Restart system calls after the handler.
@@ -58,6 +60,8 @@ pub const SA_RESTART: i32 = 2;
 /// Ignore the signal.
 pub const SIG_IGN: usize = 1;
 
+/// Limit of locked memory, of setrlimit(2).
+pub const RLIMIT_MEMLOCK: i32 = 6;
 /// File size limit of setrlimit(2).
 pub const RLIMIT_FSIZE: i32 = 1;
 
@@ -69,6 +73,12 @@ pub const CAP_PWRITE: u64 = 0x0e;
 pub const CAP_READ: u64 = 0x01;
 /// Capsicum right to write.
 pub const CAP_WRITE: u64 = 0x02;
+/// Capsicum right to sync.
+pub const CAP_FSYNC: u64 = 0x100;
+/// Capsicum right to wait for events, of the second word.
+pub const CAP_KQUEUE_EVENT: u64 = 0x40;
+/// Capsicum right to change events, of the second word.
+pub const CAP_KQUEUE_CHANGE: u64 = 0x10_0000;
 /// Capsicum right to ask for a file's attributes.
 pub const CAP_FSTAT: u64 = 0x0008_0000;
 
@@ -348,6 +358,24 @@ pub fn power_off() -> Result<()> {
 /// getpid(2).
 pub fn getpid() -> i32 {
     call!(20).unwrap_or(0) as i32
+}
+
+/// thr_self(2): the calling thread's number.
+///
+/// # Errors
+/// Those of the call.
+pub fn thr_self() -> Result<i64> {
+    let mut tid = 0isize;
+    call!(432, &raw mut tid)?;
+    Ok(tid as i64)
+}
+
+/// munlock(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn munlock(addr: usize, len: usize) -> Result<()> {
+    call!(204, addr, len).map(|_| ())
 }
 
 /// kill(2).
@@ -661,6 +689,21 @@ pub fn pipe() -> Result<(i32, i32)> {
     Ok((ends[0], ends[1]))
 }
 
+/// rfork(2) of a child that shares the descriptors; `None` in the child.
+///
+/// # Errors
+/// Those of the call.
+pub fn fork_with_descriptors_shared() -> Result<Option<i32>> {
+    // RFPROC alone.
+    Ok(match call!(251, 1 << 4)? {
+        0 => {
+            crate::thread::after_fork();
+            None
+        }
+        pid => Some(pid as i32),
+    })
+}
+
 /// socketpair(2) of stream sockets in the local domain.
 ///
 /// # Errors
@@ -768,7 +811,15 @@ pub fn cap_enter() -> Result<()> {
 /// # Errors
 /// Those of the call.
 pub fn cap_rights_limit(fd: i32, rights: u64) -> Result<()> {
-    let rights = [1u64 << 57 | rights, 1u64 << 58];
+    cap_rights_limit_both(fd, rights, 0)
+}
+
+/// cap_rights_limit(2), for rights of both words.
+///
+/// # Errors
+/// Those of the call.
+pub fn cap_rights_limit_both(fd: i32, first: u64, second: u64) -> Result<()> {
+    let rights = [1u64 << 57 | first, 1u64 << 58 | second];
     call!(533, fd, rights.as_ptr()).map(|_| ())
 }
 

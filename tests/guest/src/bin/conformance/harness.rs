@@ -123,6 +123,16 @@ impl Op {
         result
     }
 
+    /// What it is called in a list.
+    pub fn opcode(self) -> i32 {
+        match self {
+            Self::Read => aio::LIO_READ,
+            Self::Write => aio::LIO_WRITE,
+            Self::Readv => aio::LIO_READV,
+            Self::Writev => aio::LIO_WRITEV,
+        }
+    }
+
     /// Whether it takes a list of pieces.
     pub fn vectored(self) -> bool {
         matches!(self, Self::Readv | Self::Writev)
@@ -138,7 +148,8 @@ impl Op {
 /// then the outcome.
 static SHARED: AtomicUsize = AtomicUsize::new(0);
 
-fn accepted() {
+/// Counts a request that was accepted.
+pub fn accepted() {
     if let Some(shared) = shared() {
         shared.atomic(0).fetch_add(1, Ordering::Relaxed);
     }

@@ -19,10 +19,14 @@
 mod cancel;
 mod data;
 mod harness;
+mod kevent;
 mod limits;
+mod lio;
+mod notify;
 mod process;
 mod reap;
 mod refuse;
+mod signal;
 mod suspend;
 mod waitcomplete;
 
@@ -34,6 +38,9 @@ guest::program!(run);
 fn run(args: Args) -> i32 {
     if args.has(c"--after-exec") {
         return process::after_exec();
+    }
+    if args.has(c"--after-exec-signals") {
+        return signal::after_exec();
     }
     if args.has(c"--list") {
         all().for_each(|case| guest::println!("{}", case.name));
@@ -65,6 +72,9 @@ fn all() -> impl Iterator<Item = Case> {
         suspend::CASES,
         waitcomplete::CASES,
         cancel::CASES,
+        lio::CASES,
+        kevent::CASES,
+        signal::CASES,
         process::CASES,
     ]
     .into_iter()
