@@ -4,6 +4,7 @@
 use crate::Result;
 use crate::mem::{Plain, Region};
 use crate::sys::{self, Timespec};
+use core::mem::offset_of;
 
 /// No notification.
 pub const SIGEV_NONE: i32 = 0;
@@ -102,31 +103,42 @@ pub struct Aiocb {
     /// Priority; ignored.
     pub reqprio: i32,
     /// The kernel's: the result after aio_return.
-    pub status: i64,
+    pub status: isize,
     /// The kernel's: the error.
-    pub error: i64,
+    pub error: isize,
     /// The kernel's: the job's number.
-    pub kernelinfo: i64,
+    pub kernelinfo: isize,
     /// Notification.
     pub sigevent: Sigevent,
 }
 
+#[cfg(target_pointer_width = "64")]
 const _: () = {
-    use core::mem::offset_of;
-    assert!(size_of::<Sigevent>() == 80);
-    assert!(size_of::<Aiocb>() == SIZE);
+    assert!(size_of::<Sigevent>() == 80 && SIZE == 160);
     assert!(offset_of!(Aiocb, offset) == 8);
     assert!(offset_of!(Aiocb, buf) == 16);
     assert!(offset_of!(Aiocb, nbytes) == 24);
     assert!(offset_of!(Aiocb, opcode) == 48);
-    assert!(offset_of!(Aiocb, status) == 56);
-    assert!(offset_of!(Aiocb, error) == 64);
-    assert!(offset_of!(Aiocb, kernelinfo) == 72);
+    assert!(STATUS == 56 && ERROR == 64 && KERNELINFO == 72);
     assert!(offset_of!(Aiocb, sigevent) == 80);
 };
 
+#[cfg(target_pointer_width = "32")]
+const _: () = {
+    assert!(size_of::<Sigevent>() == 44 && SIZE == 96);
+    assert!(offset_of!(Aiocb, offset) == 4);
+    assert!(offset_of!(Aiocb, buf) == 12);
+    assert!(offset_of!(Aiocb, nbytes) == 16);
+    assert!(offset_of!(Aiocb, opcode) == 32);
+    assert!(STATUS == 40 && ERROR == 44 && KERNELINFO == 48);
+    assert!(offset_of!(Aiocb, sigevent) == 52);
+};
+
 /// Bytes of a control block.
-pub const SIZE: usize = 160;
+pub const SIZE: usize = size_of::<Aiocb>();
+const STATUS: usize = offset_of!(Aiocb, status);
+const ERROR: usize = offset_of!(Aiocb, error);
+const KERNELINFO: usize = offset_of!(Aiocb, kernelinfo);
 
 // SAFETY: numbers; the padding means nothing to the kernel.
 unsafe impl Plain for Aiocb {}
@@ -161,24 +173,24 @@ impl Cb {
 
     /// The result that the kernel stored.
     pub fn status(&self) -> i64 {
-        self.0.word(56) as i64
+        self.0.get::<isize>(STATUS) as i64
     }
 
     /// The error that the kernel stored.
     pub fn error(&self) -> i64 {
-        self.0.word(64) as i64
+        self.0.get::<isize>(ERROR) as i64
     }
 
     /// The job number that the kernel stored.
     pub fn kernelinfo(&self) -> i64 {
-        self.0.word(72) as i64
+        self.0.get::<isize>(KERNELINFO) as i64
     }
 
     /// Overwrites the kernel's three words.
     pub fn set_private(&self, status: i64, error: i64, kernelinfo: i64) {
-        self.0.set_word(56, status as u64);
-        self.0.set_word(64, error as u64);
-        self.0.set_word(72, kernelinfo as u64);
+        self.0.put(STATUS, status as isize);
+        self.0.put(ERROR, error as isize);
+        self.0.put(KERNELINFO, kernelinfo as isize);
     }
 
     /// The kernel's three words: status, error, job number.

@@ -17,6 +17,7 @@ pub mod aio;
 pub mod errno;
 pub mod kqueue;
 pub mod mem;
+pub mod oaio;
 pub mod out;
 pub mod path;
 pub mod rng;
