@@ -49,6 +49,10 @@ pub const SIGKILL: i32 = 9;
 pub const SIGSEGV: i32 = 11;
 /// Timer.
 pub const SIGALRM: i32 = 14;
+/// Writing to what nobody reads.
+pub const SIGPIPE: i32 = 13;
+/// Socket option: no SIGPIPE.
+pub const SO_NOSIGPIPE: i32 = 0x0800;
 /// File size limit exceeded.
 pub const SIGXFSZ: i32 = 25;
 /// Unknown system call.
@@ -712,6 +716,75 @@ pub fn socketpair() -> Result<(i32, i32)> {
     let mut ends = [0i32; 2];
     call!(135, 1, 1, 0, ends.as_mut_ptr())?;
     Ok((ends[0], ends[1]))
+}
+
+/// A stream or datagram socket in the local domain.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn local_socket(kind: i32) -> Result<i32> {
+    call!(97, 1, kind, 0).map(|fd| fd as i32)
+}
+
+/// socketpair(2) of datagram sockets in the local domain.
+///
+/// # Errors
+/// Those of the call.
+pub fn datagram_pair() -> Result<(i32, i32)> {
+    let mut ends = [0i32; 2];
+    call!(135, 1, 2, 0, ends.as_mut_ptr())?;
+    Ok((ends[0], ends[1]))
+}
+
+/// bind(2) to a name in the local domain, of less than 100 bytes.
+///
+/// # Errors
+/// Those of the call.
+pub fn bind_local(fd: i32, path: &CStr) -> Result<()> {
+    let name = path.to_bytes();
+    let mut address = [0u8; 106];
+    // Length, family, name.
+    (address[0], address[1]) = (106, 1);
+    address[2..2 + name.len()].copy_from_slice(name);
+    call!(104, fd, address.as_ptr(), address.len()).map(|_| ())
+}
+
+/// listen(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn listen(fd: i32) -> Result<()> {
+    call!(106, fd, 5).map(|_| ())
+}
+
+/// setsockopt(2) of a number at the level of sockets.
+///
+/// # Errors
+/// Those of the call.
+pub fn set_socket_option(fd: i32, option: i32, value: i32) -> Result<()> {
+    call!(105, fd, 0xffff, option, &raw const value, size_of::<i32>()).map(|_| ())
+}
+
+/// Runs a program with its output thrown away; its exit status, -1 when it did not exit.
+///
+/// # Errors
+/// Those of fork(2).
+pub fn run_quietly(argv: &[&CStr]) -> Result<i32> {
+    match fork()? {
+        Fork::Parent(pid) => Ok(match wait_for(pid) {
+            Some(Ended::Exit(status)) => status,
+            _ => -1,
+        }),
+        Fork::Child => {
+            if let Ok(null) = open(c"/dev/null", O_RDWR, 0) {
+                for fd in 0..3 {
+                    let _ = dup2(null, fd);
+                }
+            }
+            let _ = exec_words(argv.iter().copied());
+            exit(127)
+        }
+    }
 }
 
 /// shm_open2(2) of an anonymous object.

@@ -253,8 +253,9 @@ fn it_is_cancelled_while_it_waits(test: &Test) -> Outcome {
     let result = test.collect(sync)?;
     match answer {
         AIO_CANCELED => refused(result, ECANCELED, "the sync, cancelled"),
-        AIO_NOTCANCELED => same(result, Ok(0), "the sync, not cancelled"),
-        other => fail(format_args!("aio_cancel: {other}")),
+        // Then it may go through, or still be taken back before it starts.
+        AIO_NOTCANCELED if matches!(result, Ok(0) | Err(ECANCELED)) => Ok(()),
+        other => fail(format_args!("aio_cancel: {other}, and the sync ended with {result:?}")),
     }
 }
 

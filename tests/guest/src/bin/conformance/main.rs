@@ -20,6 +20,7 @@
 
 mod cancel;
 mod data;
+mod disk;
 mod fsync;
 mod harness;
 mod kevent;
@@ -32,6 +33,7 @@ mod process;
 mod reap;
 mod refuse;
 mod signal;
+mod socket;
 mod suspend;
 mod waitcomplete;
 
@@ -83,6 +85,8 @@ fn all() -> impl Iterator<Item = Case> {
         fsync::CASES,
         mlock::CASES,
         old::CASES,
+        socket::CASES,
+        disk::CASES,
         process::CASES,
     ]
     .into_iter()
