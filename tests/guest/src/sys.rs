@@ -811,6 +811,33 @@ pub fn mmap(len: usize, prot: i32, flags: i32, fd: i32) -> Result<usize> {
     call!(477, 0, len, prot, flags, fd as isize, 0)
 }
 
+/// mmap(2) of zeroes at an address, in place of what is there.
+///
+/// # Errors
+/// Those of the call.
+pub fn mmap_over(addr: usize, len: usize, prot: i32) -> Result<()> {
+    // MAP_FIXED.
+    call!(477, addr, len, prot, MAP_ANON | MAP_PRIVATE | 0x10, -1isize, 0).map(|_| ())
+}
+
+/// recvfrom(2) without waiting.
+///
+/// # Errors
+/// Those of the call; EAGAIN when nothing is there.
+pub fn receive(fd: i32, to: &mut [u8]) -> Result<usize> {
+    // MSG_DONTWAIT.
+    call!(29, fd, to.as_mut_ptr(), to.len(), 0x80, 0, 0)
+}
+
+/// sendto(2) without waiting and without SIGPIPE.
+///
+/// # Errors
+/// Those of the call; EAGAIN when there is no room.
+pub fn send(fd: i32, from: &[u8]) -> Result<usize> {
+    // MSG_DONTWAIT and MSG_NOSIGNAL.
+    call!(133, fd, from.as_ptr(), from.len(), 0x2_0080, 0, 0)
+}
+
 /// munmap(2).
 ///
 /// # Errors

@@ -228,7 +228,8 @@ fn cases(outcome: &Outcome) -> Vec<report::Case> {
 fn steps(machine: &str, outcome: &Outcome) -> Vec<Row> {
     let mut rows = Vec::new();
     for run in &outcome.report.runs {
-        let helper = ["scratch", "kldstat", "settle", "mount"].contains(&run.name.as_str())
+        let helper = ["scratch", "kldstat", "settle", "mount", "umount"]
+            .contains(&run.name.as_str())
             || run.name.starts_with("malloc-")
             || run.name.starts_with("zones-")
             || run.name.contains('/')

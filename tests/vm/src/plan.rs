@@ -78,21 +78,28 @@ impl Steps {
         self.step(&format!("sh zones-{tag} 60 lines vmstat -z"));
     }
 
-    /// A warm-up round, then stress between two counts.
+    /// A program in a directory of the scratch file system.
+    fn on_scratch(&mut self, name: &str, command: &str) {
+        self.step(&format!(
+            "sh {name} 1800 lines mkdir -p /media/stress && cd /media/stress && /mnt/bin/{command}"
+        ));
+    }
+
+    /// A warm-up round, then stress and random calls between two counts.
     fn leak_check(&mut self, requests: u64, seed: u64) {
-        let round = |name: &str, requests: u64| {
-            format!(
-                "sh {name} 1800 lines mkdir -p /media/stress && cd /media/stress && \
-                 /mnt/bin/stress --requests {requests} --seed {seed}; rc=$?; cd /; umount /media; exit $rc"
-            )
-        };
-        self.step(&round("stress-warm-up", requests.div_ceil(4)));
+        let calls = requests;
+        let few = requests.div_ceil(4);
+        self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
+        self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
+        self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
         // The first count is warm-up too: it opens the files of the programs that count.
         self.count("warm-up");
         self.count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
-        self.step(&round("stress", requests));
+        self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
+        self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
+        self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
         self.count("after");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");

@@ -27,6 +27,9 @@ cases! { "disk":
     f13_a_bad_buffer_leaves_no_request,
     f20_a_list_of_disk_and_file_is_one_list,
     every_notification_works,
+    no_bytes_are_zero,
+    no_pieces_are_zero
+        breaks "the request never ends, and the process cannot",
     l01_bad_buffers_use_up_no_quota
         differs "each bad buffer of a mapped disk takes from the quota for ever",
 }
@@ -302,6 +305,30 @@ fn every_notification_works(test: &Test) -> Outcome {
     }
     kq.none()?;
     signal.none()
+}
+
+fn no_bytes_are_zero(test: &Test) -> Outcome {
+    let disk = Disk::new(c"malloc")?;
+    for op in [Op::Read, Op::Write] {
+        let cb = test.request(op, disk.0, 0, &test.buffer(0));
+        same(test.perform(op, cb)?, Ok(0), "a request of no bytes")?;
+    }
+    Ok(())
+}
+
+fn no_pieces_are_zero(test: &Test) -> Outcome {
+    let disk = Disk::new(c"malloc")?;
+    let before = guest::sysctl::served();
+    let cb = test.request(Op::Read, disk.0, 0, &test.buffer(SECTOR));
+    same(test.perform(Op::Read, cb)?, Ok(SECTOR as i64), "a read")?;
+    if before.is_some() && guest::sysctl::served() == before {
+        return skip(format_args!("the built-in serves this disk, and the process could not end"));
+    }
+    for op in [Op::Readv, Op::Writev] {
+        let cb = test.vectored(disk.0, 0, &[]);
+        same(test.perform(op, cb)?, Ok(0), "a request of no pieces")?;
+    }
+    Ok(())
 }
 
 fn l01_bad_buffers_use_up_no_quota(test: &Test) -> Outcome {
