@@ -16,6 +16,7 @@ extern crate std;
 pub mod aio;
 pub mod errno;
 pub mod kqueue;
+pub mod kyua;
 pub mod mem;
 pub mod oaio;
 pub mod out;
