@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The end of a run that went wrong: what happened, where everybody was, and how to see it again.
+
+use std::io::Write as _;
+use std::sync::OnceLock;
+
+use crate::sched;
+
+/// A kernel panic, or a rule of the kernel broken.
+pub const PANIC: i32 = 9;
+/// The host kernel itself cannot go on.
+pub const BROKEN: i32 = 8;
+
+/// The command that repeats this run.
+static AGAIN: OnceLock<String> = OnceLock::new();
+
+pub fn set_again(command: String) {
+    let _ = AGAIN.set(command);
+}
+
+/// Writes to the console, past any buffer.
+pub fn console(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+/// Ends the process at once: other threads are in the middle of things.
+pub fn end(status: i32) -> ! {
+    let _ = std::io::stdout().flush();
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+/// The kernel panics: says why and where every thread is.
+pub fn panic(why: &str) -> ! {
+    let mut text = format!("hostkern: PANIC: {why}\n");
+    text += &format!("hostkern: in thread {}\n", sched::current());
+    for line in sched::table().unwrap_or_default() {
+        text += &format!("hostkern:   {line}\n");
+    }
+    if let Some(again) = AGAIN.get() {
+        text += &format!("hostkern: repeat with: {again}\n");
+    }
+    console(&text);
+    end(PANIC)
+}
+
+/// The emulation cannot go on, which is nobody's fault but its own or the machine's.
+pub fn give_up(why: &str) -> ! {
+    console(&format!("hostkern: {why}\n"));
+    end(BROKEN)
+}
+
+/// Makes a failed assertion of the emulation look like other failures.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        console(&format!("hostkern: BROKEN: {info}\n"));
+        if let Some(again) = AGAIN.get() {
+            console(&format!("hostkern: repeat with: {again}\n"));
+        }
+        end(BROKEN)
+    }));
+}
