@@ -35,10 +35,26 @@ struct Pipe {
 
 /// What is behind a struct file.
 enum Body {
-    Host { file: File, vnode: (u64, u64), entries: Vec<(u64, u8, Vec<u8>)> },
+    Host {
+        file: File,
+        vnode: (u64, u64),
+        entries: Vec<(u64, u8, Vec<u8>)>,
+    },
     Console,
-    PipeEnd { pipe: u64, writes: bool },
-    Socket { from: u64, to: u64 },
+    PipeEnd {
+        pipe: u64,
+        writes: bool,
+    },
+    Socket {
+        from: u64,
+        to: u64,
+    },
+    /// A named pipe: as a pipe while somebody has it open.
+    Fifo {
+        pipe: u64,
+        flag: i32,
+        vnode: (u64, u64),
+    },
     Kqueue,
     Memory(File),
 }
@@ -48,6 +64,7 @@ struct Files {
     bodies: BTreeMap<usize, Body>,
     pipes: BTreeMap<u64, Pipe>,
     next_pipe: u64,
+    fifos: BTreeMap<(u64, u64), u64>,
     /// By the host's device and inode: the vnode and how many files have it.
     vnodes: BTreeMap<(u64, u64), (usize, usize)>,
     /// Who has a vnode's lock.
@@ -59,6 +76,7 @@ static FILES: Held<Files> = Held::new(Files {
     bodies: BTreeMap::new(),
     pipes: BTreeMap::new(),
     next_pipe: 1,
+    fifos: BTreeMap::new(),
     vnodes: BTreeMap::new(),
     locked: BTreeMap::new(),
     writes_started: 0,
@@ -103,7 +121,13 @@ pub fn count() -> usize {
     FILES.with(|files| files.bodies.len())
 }
 
-fn make(flag: i32, kind: u32, ops: *mut sys::fileops, vnode: *mut sys::vnode, body: Body) -> *mut sys::file {
+fn make(
+    flag: i32,
+    kind: u32,
+    ops: *mut sys::fileops,
+    vnode: *mut sys::vnode,
+    body: Body,
+) -> *mut sys::file {
     let fp: *mut sys::file = mem::new_object();
     let td = sched::curthread();
     // SAFETY: just made; the running thread has a credential.
@@ -141,17 +165,15 @@ pub fn open(path: &Path, flags: i32, permissions: u32) -> Result<*mut sys::file,
         }
     }
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| ENOENT)?;
-    // SAFETY: a C string.
+    // SAFETY: a C string, and room for the answer.
     let fifo = unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
-        libc::stat(name.as_ptr(), &mut stat) == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFIFO
+        let found = libc::stat(name.as_ptr(), &mut stat) == 0;
+        (found && stat.st_mode & libc::S_IFMT == libc::S_IFIFO)
+            .then_some((stat.st_dev, stat.st_ino))
     };
-    if fifo {
-        // Never wait in the host for the other end.
-        host |= libc::O_NONBLOCK;
-        if flags & O_ACCMODE == 1 {
-            host = host & !libc::O_ACCMODE | libc::O_RDWR;
-        }
+    if let Some(id) = fifo.filter(|_| flags & O_PATH == 0) {
+        return open_fifo(id, flags);
     }
     // SAFETY: a C string.
     let fd = unsafe { libc::open(name.as_ptr(), host, permissions) };
@@ -178,6 +200,51 @@ pub fn open(path: &Path, flags: i32, permissions: u32) -> Result<*mut sys::file,
     let flag = if flags & O_PATH != 0 { flags & !O_ACCMODE } else { mode(flags) };
     let body = Body::Host { file, vnode: id, entries: Vec::new() };
     Ok(make(flag, dtype, ops, vnode, body))
+}
+
+/// Opens a named pipe; waits for the other end as open(2) says.
+fn open_fifo(id: (u64, u64), flags: i32) -> Result<*mut sys::file, Errno> {
+    let flag = mode(flags);
+    let (reads, writes) = (flag as u32 & sys::FREAD != 0, flag as u32 & sys::FWRITE != 0);
+    let pipe = FILES.with(|files| files.fifos.get(&id).copied());
+    let pipe = pipe.unwrap_or_else(|| {
+        let pipe = new_pipe();
+        FILES.with(|files| {
+            files.fifos.insert(id, pipe);
+            let its = files.pipes.get_mut(&pipe).expect("just made");
+            (its.readers, its.writers) = (0, 0);
+        });
+        pipe
+    });
+    let no_reader = FILES.with(|files| {
+        let its = files.pipes.get_mut(&pipe).expect("an open one");
+        if writes && !reads && its.readers == 0 && flags & O_NONBLOCK != 0 {
+            return true;
+        }
+        its.readers += u32::from(reads);
+        its.writers += u32::from(writes);
+        false
+    });
+    if no_reader {
+        return Err(ENXIO);
+    }
+    sched::wakeup(chan(pipe), false);
+    let vnode = vnode(id, sys::VFIFO);
+    let ops = tables(|tables| tables.vnode);
+    let fp = make(flag, sys::DTYPE_FIFO, ops, vnode, Body::Fifo { pipe, flag, vnode: id });
+    let alone = || {
+        FILES.with(|files| {
+            let its = files.pipes.get(&pipe).expect("an open one");
+            (reads && its.writers == 0) || (writes && its.readers == 0)
+        })
+    };
+    while flags & O_NONBLOCK == 0 && alone() {
+        if let Err(error) = wait(pipe, "fifo") {
+            release(fp);
+            return Err(error);
+        }
+    }
+    Ok(fp)
 }
 
 fn vnode(id: (u64, u64), kind: sys::enum_vtype_uint8) -> *mut sys::vnode {
@@ -291,17 +358,16 @@ pub fn close(fp: *mut sys::file) {
         report::panic("_fdrop of a file that is closed");
     };
     match body {
-        Body::Host { vnode, .. } => FILES.with(|files| {
-            let entry = files.vnodes.get_mut(&vnode).expect("the file has it");
-            entry.1 -= 1;
-            if entry.1 == 0 {
-                if files.locked.contains_key(&entry.0) {
-                    report::panic("the last file of a locked vnode is closed");
-                }
-                mem::free_object(entry.0 as *mut sys::vnode);
-                files.vnodes.remove(&vnode);
+        Body::Fifo { pipe, flag, vnode } => {
+            if flag as u32 & sys::FREAD != 0 {
+                close_end(pipe, false);
             }
-        }),
+            if flag as u32 & sys::FWRITE != 0 {
+                close_end(pipe, true);
+            }
+            release_vnode(vnode);
+        }
+        Body::Host { vnode, .. } => release_vnode(vnode),
         Body::PipeEnd { pipe, writes } => close_end(pipe, writes),
         Body::Socket { from, to } => {
             close_end(from, false);
@@ -314,6 +380,20 @@ pub fn close(fp: *mut sys::file) {
     mem::free_object(fp);
 }
 
+fn release_vnode(vnode: (u64, u64)) {
+    FILES.with(|files| {
+        let entry = files.vnodes.get_mut(&vnode).expect("the file has it");
+        entry.1 -= 1;
+        if entry.1 == 0 {
+            if files.locked.contains_key(&entry.0) {
+                report::panic("the last file of a locked vnode is closed");
+            }
+            mem::free_object(entry.0 as *mut sys::vnode);
+            files.vnodes.remove(&vnode);
+        }
+    });
+}
+
 fn close_end(pipe: u64, writes: bool) {
     FILES.with(|files| {
         let its = files.pipes.get_mut(&pipe).expect("an end has it");
@@ -324,6 +404,7 @@ fn close_end(pipe: u64, writes: bool) {
         }
         if its.readers + its.writers == 0 {
             files.pipes.remove(&pipe);
+            files.fifos.retain(|_, its| *its != pipe);
         }
     });
     sched::wakeup(chan(pipe), false);
@@ -366,13 +447,19 @@ enum Way {
 ///
 /// # Safety
 /// `uio` is valid and its ranges are the current process's, or the kernel's with UIO_SYSSPACE.
-pub unsafe fn transfer(fp: *mut sys::file, uio: *mut sys::uio, write: bool, flags: c_int) -> Result<(), Errno> {
+pub unsafe fn transfer(
+    fp: *mut sys::file,
+    uio: *mut sys::uio,
+    write: bool,
+    flags: c_int,
+) -> Result<(), Errno> {
     // SAFETY: the caller's contract.
     let uio = unsafe { &mut *uio };
     let way = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
         Some(Body::Host { file, .. } | Body::Memory(file)) => Way::Host(file.as_raw_fd()),
         Some(Body::Console) => Way::Console,
         Some(Body::PipeEnd { pipe, writes }) if *writes == write => Way::Pipe(*pipe),
+        Some(Body::Fifo { pipe, .. }) => Way::Pipe(*pipe),
         Some(Body::Socket { from, to }) => Way::Pipe(if write { *to } else { *from }),
         Some(_) => Way::Broken,
         None => report::panic("I/O on a file that is closed"),
@@ -551,7 +638,9 @@ fn pipe_write(pipe: u64, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Er
                 left -= count;
                 // SAFETY: a run of mapped memory.
                 let bytes = unsafe { std::slice::from_raw_parts(host, count) };
-                FILES.with(|files| files.pipes.get_mut(&pipe).expect("an end has it").data.extend(bytes));
+                FILES.with(|files| {
+                    files.pipes.get_mut(&pipe).expect("an end has it").data.extend(bytes)
+                });
                 Ok(count)
             });
             sched::wakeup(chan(pipe), false);
@@ -577,7 +666,11 @@ fn wait(pipe: u64, wmesg: &str) -> Result<(), Errno> {
 pub fn poll_in(fp: *mut sys::file, until: Option<i64>) -> Result<bool, Errno> {
     loop {
         let pipe = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
-            Some(Body::PipeEnd { pipe, writes: false } | Body::Socket { from: pipe, .. }) => {
+            Some(
+                Body::PipeEnd { pipe, writes: false }
+                | Body::Socket { from: pipe, .. }
+                | Body::Fifo { pipe, .. },
+            ) => {
                 let its = files.pipes.get(pipe).expect("an end has it");
                 (its.data.is_empty() && its.writers > 0).then_some(*pipe)
             }

@@ -52,7 +52,6 @@ impl<T> Traced for *mut T {
     }
 }
 
-
 /// A function's number in the trace: a hash of its name.
 const fn number(name: &str) -> u64 {
     let bytes = name.as_bytes();
@@ -467,15 +466,8 @@ functions! {
             Err(error) => error.0,
         }
     }
-    "aio_error(2)" fn sys_aio_error(td: *mut sys::thread, uap: *const u64) -> c_int {
-        // Status and error as the program's own words have them.
-        let (status, error) = (*uap + 56, *uap + 64);
-        let answer = if vm::read::<i64>(status).unwrap_or(-1) == -1 {
-            vm::read::<i64>(error).unwrap_or(-1)
-        } else {
-            i64::from(EINVAL.0)
-        };
-        set_retval(td, answer);
+    "aio_error(2)" fn sys_aio_error(td: *mut sys::thread, _uap: *const u64) -> c_int {
+        set_retval(td, i64::from(EINVAL.0));
         0
     }
 }
@@ -610,7 +602,8 @@ fn absent(what: &str) -> c_int {
 }
 
 /// Calls that were passed on to the built-in, by name.
-static PASSED: Held<std::collections::BTreeMap<String, u64>> = Held::new(std::collections::BTreeMap::new());
+static PASSED: Held<std::collections::BTreeMap<String, u64>> =
+    Held::new(std::collections::BTreeMap::new());
 
 pub fn passed_on() -> Vec<(String, u64)> {
     PASSED.with(|passed| passed.iter().map(|(name, &count)| (name.clone(), count)).collect())
@@ -619,12 +612,17 @@ pub fn passed_on() -> Vec<(String, u64)> {
 /// aio_suspend(2) of a process without requests.
 fn builtin_suspend(uap: *const u64) -> c_int {
     // SAFETY: the arguments: list, count, time limit.
-    let (count, limit) = unsafe { (*uap.add(1) as c_int, *uap.add(2)) };
+    let (list, count, limit) = unsafe { (*uap, *uap.add(1) as c_int, *uap.add(2)) };
     if !(0..=sysctl::value("vfs.aio.max_aio_queue_per_proc")).contains(&count) {
         return EINVAL.0;
     }
-    if limit != 0 && vm::read::<[i64; 2]>(limit).is_err() {
+    let time = if limit == 0 { Ok([0, 0]) } else { vm::read::<[i64; 2]>(limit) };
+    let Ok([seconds, nanoseconds]) = time else { return EFAULT.0 };
+    if vm::read_bytes(list, count as usize * 8).is_err() {
         return EFAULT.0;
+    }
+    if seconds < 0 || !(0..1_000_000_000).contains(&nanoseconds) {
+        return EINVAL.0;
     }
     EAGAIN.0
 }
@@ -634,7 +632,8 @@ fn read_vector(at: u64, count: usize) -> Result<Vec<[u64; 2]>, Errno> {
     vm::copyin(at, vector.as_mut_ptr().cast(), count * 16)?;
     let mut total = 0u64;
     for [_, len] in &vector {
-        total = total.checked_add(*len).filter(|&total| total <= isize::MAX as u64).ok_or(EINVAL)?;
+        total =
+            total.checked_add(*len).filter(|&total| total <= isize::MAX as u64).ok_or(EINVAL)?;
     }
     Ok(vector)
 }
@@ -648,7 +647,8 @@ fn make_uio(vector: &[[u64; 2]]) -> *mut sys::uio {
     unsafe {
         let iov: *mut sys::iovec = uio.add(1).cast();
         for (index, &[base, len]) in vector.iter().enumerate() {
-            iov.add(index).write(sys::iovec { iov_base: base as *mut c_void, iov_len: len as usize });
+            iov.add(index)
+                .write(sys::iovec { iov_base: base as *mut c_void, iov_len: len as usize });
         }
         (*uio).uio_iov = iov;
         (*uio).uio_iovcnt = vector.len() as c_int;
@@ -659,7 +659,13 @@ fn make_uio(vector: &[[u64; 2]]) -> *mut sys::uio {
     uio
 }
 
-fn get_file(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file, flag: u32) -> c_int {
+fn get_file(
+    td: *mut sys::thread,
+    fd: c_int,
+    rights: *const sys::cap_rights_t,
+    result: *mut *mut sys::file,
+    flag: u32,
+) -> c_int {
     if td != sched::curthread() {
         report::panic("fget for another thread");
     }
@@ -687,17 +693,35 @@ fn sync_result() -> c_int {
 }
 
 /// fo_read and fo_write of the files here.
-unsafe extern "C" fn file_read(fp: *mut sys::file, uio: *mut sys::uio, _cred: *mut sys::ucred, flags: c_int, td: *mut sys::thread) -> c_int {
+unsafe extern "C" fn file_read(
+    fp: *mut sys::file,
+    uio: *mut sys::uio,
+    _cred: *mut sys::ucred,
+    flags: c_int,
+    td: *mut sys::thread,
+) -> c_int {
     // SAFETY: fo_read's contract.
     unsafe { file_transfer(fp, uio, flags, td, false) }
 }
 
-unsafe extern "C" fn file_write(fp: *mut sys::file, uio: *mut sys::uio, _cred: *mut sys::ucred, flags: c_int, td: *mut sys::thread) -> c_int {
+unsafe extern "C" fn file_write(
+    fp: *mut sys::file,
+    uio: *mut sys::uio,
+    _cred: *mut sys::ucred,
+    flags: c_int,
+    td: *mut sys::thread,
+) -> c_int {
     // SAFETY: fo_write's contract.
     unsafe { file_transfer(fp, uio, flags, td, true) }
 }
 
-unsafe fn file_transfer(fp: *mut sys::file, uio: *mut sys::uio, flags: c_int, td: *mut sys::thread, write: bool) -> c_int {
+unsafe fn file_transfer(
+    fp: *mut sys::file,
+    uio: *mut sys::uio,
+    flags: c_int,
+    td: *mut sys::thread,
+    write: bool,
+) -> c_int {
     sched::point();
     sched::may_sleep("fo_read or fo_write");
     if td != sched::curthread() {
@@ -800,7 +824,11 @@ fn format_c(format: *const c_char, args: &[u64]) -> String {
                 's' => {
                     let at = next() as *const c_char;
                     // SAFETY: what %s is given is a C string or null.
-                    let text = if at.is_null() { "(null)".into() } else { unsafe { CStr::from_ptr(at) }.to_string_lossy() };
+                    let text = if at.is_null() {
+                        "(null)".into()
+                    } else {
+                        unsafe { CStr::from_ptr(at) }.to_string_lossy()
+                    };
                     out.push_str(&text);
                 }
                 'd' | 'i' => {

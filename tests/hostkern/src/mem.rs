@@ -62,7 +62,8 @@ const OURS: usize = 0;
 
 /// Maps memory at a fixed address that must be free.
 pub fn map_fixed(at: usize, len: usize, prot: i32) -> *mut u8 {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: a new mapping replaces nothing.
     let got = unsafe { libc::mmap(at as *mut c_void, len, prot, flags, -1, 0) };
     if got as usize != at {

@@ -127,7 +127,10 @@ pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
     let mut findings = Findings::new(name);
     let object = elf::parse(file, &mut findings);
     let Some(object) = object else {
-        return Err(format!("{}: not a kernel module that can be read", findings.into_lines().join("; ")));
+        return Err(format!(
+            "{}: not a kernel module that can be read",
+            findings.into_lines().join("; ")
+        ));
     };
     loadable::check(&object, &mut findings);
     if !findings.is_empty() {
@@ -280,7 +283,8 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
     let mut inits: Sysinits = set("set_sysinit_set").into_iter().map(|at| at as *const _).collect();
     // SAFETY: structs of the module, as its sets say.
     inits.sort_by_key(|&init| unsafe { ((*init).subsystem, (*init).order) });
-    let mut uninits: Sysinits = set("set_sysuninit_set").into_iter().map(|at| at as *const _).collect();
+    let mut uninits: Sysinits =
+        set("set_sysuninit_set").into_iter().map(|at| at as *const _).collect();
     // SAFETY: as above.
     uninits.sort_by_key(|&init| std::cmp::Reverse(unsafe { ((*init).subsystem, (*init).order) }));
     kld.uninits = uninits;
@@ -356,7 +360,9 @@ fn relocate(
             if reloc.kind == R_X86_64_NONE {
                 continue;
             }
-            let Some(value) = values.get(reloc.symbol as usize).copied().flatten() else { continue };
+            let Some(value) = values.get(reloc.symbol as usize).copied().flatten() else {
+                continue;
+            };
             let at = start + offset + reloc.offset as usize;
             let target = (value as i64).wrapping_add(reloc.addend);
             let narrow = |value: i64| {
@@ -429,7 +435,8 @@ fn uninit(kld: &Kld) {
 pub fn unload(name: &str) -> Result<(), c_int> {
     let events = KLDS.with(|klds| {
         let kld = klds.loaded.iter().find(|kld| kld.name == name).ok_or(2)?;
-        let needed = |other: &&Kld| kld.versions.iter().any(|(module, _)| other.depends.contains(module));
+        let needed =
+            |other: &&Kld| kld.versions.iter().any(|(module, _)| other.depends.contains(module));
         match klds.loaded.iter().find(needed) {
             Some(_) => Err(16),
             None => Ok(kld.events.clone()),
@@ -483,7 +490,11 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
     // The modules keep frame pointers.
     let mut frame = rbp;
     for _ in 0..24 {
-        if frame < 0x10000 || frame % 8 != 0 || (rip as usize) < AREA || rip as usize >= AREA + AREA_SIZE {
+        if frame < 0x10000
+            || frame % 8 != 0
+            || (rip as usize) < AREA
+            || rip as usize >= AREA + AREA_SIZE
+        {
             break;
         }
         // SAFETY: a frame pointer of a thread that is stopped here; the chain is its own stack.

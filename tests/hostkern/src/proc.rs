@@ -11,7 +11,7 @@ use crate::errno::*;
 use crate::sched::{Tid, Woken};
 use crate::state::Held;
 use crate::user::{self, Frame, Trap};
-use crate::{file, imports, mem, module, report, sched, syscalls, sys, vm};
+use crate::{file, imports, mem, module, report, sched, sys, syscalls, vm};
 
 /// The most processes, as kern.maxproc.
 pub const MAX_PROCS: usize = 200;
@@ -143,7 +143,10 @@ pub fn crhold(cred: *mut sys::ucred) -> *mut sys::ucred {
     // SAFETY: somebody has a reference.
     unsafe {
         if (*cred).cr_ref <= 0 || (*cred).cr_ref > 100_000 {
-            report::panic(&format!("a credential with {} references is referenced", (*cred).cr_ref));
+            report::panic(&format!(
+                "a credential with {} references is referenced",
+                (*cred).cr_ref
+            ));
         }
         (*cred).cr_ref += 1;
     }
@@ -267,8 +270,7 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
         return Err(EAGAIN);
     };
     PROCS.with(|procs| {
-        let thread =
-            Thread { pid, number, pending: 0, mask: 0, saved: Vec::new(), stopped: false };
+        let thread = Thread { pid, number, pending: 0, mask: 0, saved: Vec::new(), stopped: false };
         procs.threads.insert(tid, thread);
         procs.table.get_mut(&pid).expect("just seen").threads.push(tid);
     });
@@ -343,7 +345,11 @@ pub fn start_kernel(body: impl FnOnce() + 'static) -> Tid {
 }
 
 /// kproc_create(9). `main` is called with `argument` in a process of its own.
-pub fn kproc_create(main: *const c_void, argument: *mut c_void, name: &str) -> Result<*mut sys::proc_, Errno> {
+pub fn kproc_create(
+    main: *const c_void,
+    argument: *mut c_void,
+    name: &str,
+) -> Result<*mut sys::proc_, Errno> {
     let me = sched::current();
     if let Some(errno) = interruption(me) {
         // fork(2)'s inside looks at the caller's signals.
@@ -390,7 +396,11 @@ fn forget(pid: i32) {
 /// The program cannot be started.
 pub fn start_program(path: &Path, argv: &[String], cwd: &Path) -> Result<i32, Errno> {
     let vm = vm::new();
-    let frame = match syscalls::load_program(vm, path, &argv.iter().map(|arg| arg.as_bytes().to_vec()).collect::<Vec<_>>()) {
+    let frame = match syscalls::load_program(
+        vm,
+        path,
+        &argv.iter().map(|arg| arg.as_bytes().to_vec()).collect::<Vec<_>>(),
+    ) {
         Ok(frame) => frame,
         Err(error) => {
             vm::release(vm);
@@ -406,7 +416,9 @@ pub fn start_program(path: &Path, argv: &[String], cwd: &Path) -> Result<i32, Er
     for _ in 0..3 {
         let fp = file::console();
         let descriptor = Descriptor { fp, rights: None, close_on_exec: false };
-        PROCS.with(|procs| procs.table.get_mut(&pid).expect("just made").files.push(Some(descriptor)));
+        PROCS.with(|procs| {
+            procs.table.get_mut(&pid).expect("just made").files.push(Some(descriptor))
+        });
     }
     start_thread(pid, move || run(frame))?;
     Ok(pid)
@@ -439,7 +451,9 @@ fn run(mut frame: Frame) {
                     libc::SIGBUS => 10,
                     other => other,
                 };
-                PROCS.with(|procs| procs.threads.get_mut(&me).expect("running").pending |= 1 << signal);
+                PROCS.with(|procs| {
+                    procs.threads.get_mut(&me).expect("running").pending |= 1 << signal
+                });
             }
         }
     }
@@ -459,9 +473,10 @@ pub fn fork(frame: Frame) -> Result<i32, Errno> {
     let me = sched::current();
     PROCS.with(|procs| {
         let its = &procs.table[&parent];
-        let files = its.files.iter().map(|slot| {
-            slot.as_ref().map(|its| Descriptor { fp: file::hold(its.fp), ..*its })
-        });
+        let files = its
+            .files
+            .iter()
+            .map(|slot| slot.as_ref().map(|its| Descriptor { fp: file::hold(its.fp), ..*its }));
         let (files, name, group) = (files.collect(), its.name.clone(), its.group);
         let (cwd, exe, actions) = (its.cwd.clone(), its.exe.clone(), its.actions);
         let (capability, limit) = (its.in_capability_mode, its.size_limit);
@@ -476,7 +491,9 @@ pub fn fork(frame: Frame) -> Result<i32, Errno> {
             Ok(child)
         }
         Err(error) => {
-            let files = PROCS.with(|procs| std::mem::take(&mut procs.table.get_mut(&child).expect("ours").files));
+            let files = PROCS.with(|procs| {
+                std::mem::take(&mut procs.table.get_mut(&child).expect("ours").files)
+            });
             files.into_iter().flatten().for_each(|its| file::release(its.fp));
             forget(child);
             Err(error)
@@ -665,7 +682,8 @@ pub fn wait(which: i32, no_hang: bool) -> Result<Option<(i32, i32)>, Errno> {
             return Ok(None);
         }
         let soon = sched::now() + sched::SECOND / 1000;
-        let dying = PROCS.with(|procs| procs.table.values().any(|its| its.parent == me && its.zombie.is_some()));
+        let dying = PROCS
+            .with(|procs| procs.table.values().any(|its| its.parent == me && its.zombie.is_some()));
         match sched::sleep(wait_chan(me), true, "wait", dying.then_some(soon), || ()) {
             Woken::Signal(errno) => return Err(Errno(errno)),
             _ => sweep(),
@@ -769,7 +787,8 @@ pub fn post_current(signal: i32) {
 pub fn post_thread(number: i64, signal: i32) -> Result<(), Errno> {
     let mine = pid();
     let tid = PROCS.with(|procs| {
-        let found = procs.threads.iter_mut().find(|(_, its)| its.pid == mine && its.number == number);
+        let found =
+            procs.threads.iter_mut().find(|(_, its)| its.pid == mine && its.number == number);
         found.map(|(&tid, its)| {
             its.pending |= 1 << signal;
             tid

@@ -57,7 +57,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
             continue;
         }
         let value = args.next().ok_or_else(|| format!("{arg} wants a value"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{arg} wants a number, not {value}"));
+        let number =
+            || value.parse::<u64>().map_err(|_| format!("{arg} wants a number, not {value}"));
         match arg.as_str() {
             "--modules" => options.modules = value.into(),
             "--seed" => options.seed = number()?,
@@ -154,7 +155,8 @@ fn one(options: Options) -> ExitCode {
     let started = Instant::now();
     let read = |name: &str| {
         let path = options.modules.join(name);
-        std::fs::read(&path).unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())))
+        std::fs::read(&path)
+            .unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())))
     };
     let (gate, engine) = (read("aio_rs_gate.ko"), read("aio_rs.ko"));
     let program = PathBuf::from(&options.program[0]);
@@ -192,7 +194,11 @@ fn again(options: &Options) -> String {
         Some(Policy::Uniform { odds }) => format!(" --policy uniform:{odds}"),
         Some(Policy::Priorities { odds }) => format!(" --policy priorities:{odds}"),
     };
-    let spurious = if options.spurious > 0 { format!(" --spurious {}", options.spurious) } else { String::new() };
+    let spurious = if options.spurious > 0 {
+        format!(" --spurious {}", options.spurious)
+    } else {
+        String::new()
+    };
     format!(
         "{} run --modules {} --seed {}{policy}{spurious} -- {}",
         exe.display(),
@@ -203,7 +209,14 @@ fn again(options: &Options) -> String {
 }
 
 /// The kernel's own thread: the life of the machine.
-fn kernel_thread(gate: &[u8], engine: &[u8], program: &Path, argv: &[String], options: &Options, started: Instant) {
+fn kernel_thread(
+    gate: &[u8],
+    engine: &[u8],
+    program: &Path,
+    argv: &[String],
+    options: &Options,
+    started: Instant,
+) {
     for (name, file) in [("aio_rs_gate.ko", gate), ("aio_rs.ko", engine)] {
         if let Err(why) = module::load(name, file) {
             report::console(&format!("hostkern: kldload: {why}\n"));
@@ -214,7 +227,11 @@ fn kernel_thread(gate: &[u8], engine: &[u8], program: &Path, argv: &[String], op
     let status = match proc::start_program(program, argv, &cwd) {
         Ok(pid) => proc::wait_for_program(pid),
         Err(error) => {
-            report::console(&format!("hostkern: {} cannot be started: errno {}\n", program.display(), error.0));
+            report::console(&format!(
+                "hostkern: {} cannot be started: errno {}\n",
+                program.display(),
+                error.0
+            ));
             report::end(report::BROKEN);
         }
     };
@@ -223,7 +240,10 @@ fn kernel_thread(gate: &[u8], engine: &[u8], program: &Path, argv: &[String], op
     let served = sysctl::access("vfs.aio.rs.served", 8, None, true).ok();
     let served = served.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
     if sysctl::value("vfs.aio.num_queue_count") != 0 {
-        bad.push(format!("vfs.aio.num_queue_count is {} at the end", sysctl::value("vfs.aio.num_queue_count")));
+        bad.push(format!(
+            "vfs.aio.num_queue_count is {} at the end",
+            sysctl::value("vfs.aio.num_queue_count")
+        ));
     }
     if !options.keep_loaded
         && let Err(errno) = module::unload("aio_rs.ko")
@@ -244,7 +264,9 @@ fn kernel_thread(gate: &[u8], engine: &[u8], program: &Path, argv: &[String], op
     }
     mem::audit();
     for (name, count) in imports::passed_on() {
-        report::console(&format!("hostkern: {count} calls of {name} were left to the built-in, which is not here\n"));
+        report::console(&format!(
+            "hostkern: {count} calls of {name} were left to the built-in, which is not here\n"
+        ));
     }
     let totals = sched::totals();
     let exit = if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) };
@@ -309,7 +331,8 @@ fn many(options: &Options) -> ExitCode {
         while running.len() < options.jobs
             && let Some((seed, expected)) = queue.pop()
         {
-            let dir = work.join(format!("{seed}{}", if expected.is_some() { "-again" } else { "" }));
+            let dir =
+                work.join(format!("{seed}{}", if expected.is_some() { "-again" } else { "" }));
             std::fs::create_dir_all(dir.join("work")).expect("a temporary directory");
             let log = std::fs::File::create(dir.join("log")).expect("a log");
             let mut command = Command::new(&exe);
@@ -318,7 +341,11 @@ fn many(options: &Options) -> ExitCode {
                 command.args(["--spurious", &options.spurious.to_string()]);
             }
             command.arg("--").arg(&program).args(&options.program[1..]);
-            command.current_dir(dir.join("work")).stdout(log).stderr(Stdio::null()).stdin(Stdio::null());
+            command
+                .current_dir(dir.join("work"))
+                .stdout(log)
+                .stderr(Stdio::null())
+                .stdin(Stdio::null());
             let child = command.spawn().expect("a run");
             running.push(Running { seed, child, dir, started: Instant::now(), expected });
         }
@@ -369,8 +396,15 @@ fn many(options: &Options) -> ExitCode {
 }
 
 /// Judges a run that has ended; its trace if it went well.
-fn settle(run: &Running, status: std::process::ExitStatus, late: bool, options: &Options, sums: &mut Sums) -> Option<String> {
-    let log = String::from_utf8_lossy(&std::fs::read(run.dir.join("log")).unwrap_or_default()).into_owned();
+fn settle(
+    run: &Running,
+    status: std::process::ExitStatus,
+    late: bool,
+    options: &Options,
+    sums: &mut Sums,
+) -> Option<String> {
+    let log = String::from_utf8_lossy(&std::fs::read(run.dir.join("log")).unwrap_or_default())
+        .into_owned();
     let last = log.lines().rev().find(|line| line.starts_with("hostkern: seed="));
     let field = |name: &str| -> Option<&str> {
         last?.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
@@ -399,7 +433,12 @@ fn settle(run: &Running, status: std::process::ExitStatus, late: bool, options: 
         for line in &lines[lines.len().saturating_sub(30)..] {
             println!("    {line}");
         }
-        let mut once = Options { seed: run.seed, program: options.program.clone(), modules: options.modules.clone(), ..*options };
+        let mut once = Options {
+            seed: run.seed,
+            program: options.program.clone(),
+            modules: options.modules.clone(),
+            ..*options
+        };
         once.keep_loaded = false;
         println!("hostkern: repeat with: {}", again(&once));
         let _ = std::io::stdout().flush();

@@ -43,9 +43,16 @@ pub enum Woken {
 enum State {
     Free,
     Ready,
-    Asleep { chan: u64, catch: bool, until: Option<i64>, wmesg: String },
+    Asleep {
+        chan: u64,
+        catch: bool,
+        until: Option<i64>,
+        wmesg: String,
+    },
     /// Waits for a mutex or a vnode lock.
-    Blocked { on: u64 },
+    Blocked {
+        on: u64,
+    },
 }
 
 struct Thread {
@@ -272,7 +279,11 @@ pub fn begin(tid: Tid) {
 fn leave(host: &Arc<Host>) {
     let me = current();
     SCHED.with(|s| {
-        assert!(s.threads[me].locks.is_empty(), "a thread ends with a mutex: {:?}", s.threads[me].locks);
+        assert!(
+            s.threads[me].locks.is_empty(),
+            "a thread ends with a mutex: {:?}",
+            s.threads[me].locks
+        );
         s.threads[me].state = State::Free;
         s.threads[me].host = None;
         s.threads[me].td = std::ptr::null_mut();
@@ -465,7 +476,7 @@ fn hand_over(next: Tid) {
     let (in_module, cpu) = SCHED.with(|s| (s.threads[me].in_module > 0, s.rng.below(4)));
     mem::set_cpuid(me, cpu as u32);
     if in_module {
-        vm::close_window();
+        vm::shut_window();
     }
 }
 
@@ -473,7 +484,7 @@ fn hand_over(next: Tid) {
 pub fn in_module<R>(call: impl FnOnce() -> R) -> R {
     let me = current();
     SCHED.with(|s| s.threads[me].in_module += 1);
-    vm::close_window();
+    vm::shut_window();
     let result = call();
     SCHED.with(|s| s.threads[me].in_module -= 1);
     result
@@ -487,7 +498,13 @@ pub fn left_module() {
 
 /// Sleeps on `chan`. `before` runs when the thread counts as asleep and nobody else has run: it gives
 /// up the interlock. Returns why it woke.
-pub fn sleep(chan: u64, catch: bool, wmesg: &str, until: Option<i64>, before: impl FnOnce()) -> Woken {
+pub fn sleep(
+    chan: u64,
+    catch: bool,
+    wmesg: &str,
+    until: Option<i64>,
+    before: impl FnOnce(),
+) -> Woken {
     let me = current();
     if catch && let Some(errno) = proc::interruption(me) {
         before();
@@ -543,8 +560,10 @@ pub fn interrupt(tid: Tid, errno: i32) {
 fn wake_somebody() {
     SCHED.with(|s| {
         // Sleeps of ours have odd channels.
-        let module = |thread: &Thread| matches!(thread.state, State::Asleep { chan, .. } if chan & 1 == 0);
-        let sleepers: Vec<Tid> = (0..s.threads.len()).filter(|&tid| module(&s.threads[tid])).collect();
+        let module =
+            |thread: &Thread| matches!(thread.state, State::Asleep { chan, .. } if chan & 1 == 0);
+        let sleepers: Vec<Tid> =
+            (0..s.threads.len()).filter(|&tid| module(&s.threads[tid])).collect();
         if !sleepers.is_empty() {
             let tid = sleepers[s.rng.below(sleepers.len() as u64) as usize];
             s.threads[tid].state = State::Ready;
@@ -574,7 +593,9 @@ pub fn unblock(on: u64) {
 pub fn may_sleep(what: &str) {
     SCHED.with(|s| {
         if let Some((_, name)) = s.threads[s.current].locks.last() {
-            report::panic(&format!("{what}, which may sleep, is called with a mutex held ({name})"));
+            report::panic(&format!(
+                "{what}, which may sleep, is called with a mutex held ({name})"
+            ));
         }
     });
 }
@@ -653,7 +674,10 @@ pub fn mtx_unlock(word: *mut usize) {
     let mutex = checked(word, "unlocked");
     // SAFETY: an initialised mutex.
     if unsafe { word.read_volatile() } != curthread() as usize {
-        report::panic(&format!("mutex {} is unlocked by a thread that does not hold it", mutex_name(mutex)));
+        report::panic(&format!(
+            "mutex {} is unlocked by a thread that does not hold it",
+            mutex_name(mutex)
+        ));
     }
     // SAFETY: as above.
     unsafe { word.write_volatile(sys::MTX_UNOWNED as usize) };
@@ -677,7 +701,8 @@ pub fn word_of(lock: *mut sys::lock_object) -> *mut usize {
 /// Remembers the order, and fails the run when the opposite was seen, however indirectly.
 fn check_order(name: &str) {
     let bad = SCHED.with(|s| {
-        let held: Vec<String> = s.threads[s.current].locks.iter().map(|(_, name)| name.clone()).collect();
+        let held: Vec<String> =
+            s.threads[s.current].locks.iter().map(|(_, name)| name.clone()).collect();
         for first in held {
             let pair = (first, name.to_owned());
             if s.order.contains_key(&pair) {
@@ -701,7 +726,9 @@ fn check_order(name: &str) {
         None
     });
     if let Some(first) = bad {
-        report::panic(&format!("lock order reversal: {name} is taken under {first}, and the other way round"));
+        report::panic(&format!(
+            "lock order reversal: {name} is taken under {first}, and the other way round"
+        ));
     }
 }
 

@@ -63,7 +63,10 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         number if imports::is_aio(number) => imports::aio_call(number, &mut args),
         number => call(number, &args),
     };
-    sched::trace(number, result.map_or_else(|error| error.0 as u64, |value| if number == 5 { 0 } else { value }));
+    sched::trace(
+        number,
+        result.map_or_else(|error| error.0 as u64, |value| if number == 5 { 0 } else { value }),
+    );
     match result {
         Ok(value) => {
             frame.rax = value;
@@ -640,7 +643,8 @@ fn sysctl_name(args: &[u64; 8]) -> Result {
     let name = vm::read_bytes(name, (name_len as usize).min(256))?;
     let name = String::from_utf8(name).map_err(|_| ENOENT)?;
     let room = if old == 0 || old_len == 0 { 0 } else { vm::read::<u64>(old_len)? as usize };
-    let value = if new == 0 { None } else { Some(vm::read_bytes(new, (new_len as usize).min(4096))?) };
+    let value =
+        if new == 0 { None } else { Some(vm::read_bytes(new, (new_len as usize).min(4096))?) };
     let root = proc::uid() == 0;
     let bytes = sysctl::access(&name, room.min(65536), value.as_deref(), root)?;
     if old != 0 {
@@ -680,7 +684,10 @@ pub fn load_program(vm: *mut sys::vmspace, path: &Path, argv: &[Vec<u8>]) -> Res
         Ok(u64::from_le_bytes(word))
     };
     // A 64-bit little-endian executable for amd64.
-    if bytes.get(..6) != Some(&[0x7f, b'E', b'L', b'F', 2, 1]) || word(16, 2)? != 2 || word(18, 2)? != 62 {
+    if bytes.get(..6) != Some(&[0x7f, b'E', b'L', b'F', 2, 1])
+        || word(16, 2)? != 2
+        || word(18, 2)? != 62
+    {
         return Err(ENOEXEC);
     }
     let (entry, table) = (word(24, 8)?, word(32, 8)? as usize);

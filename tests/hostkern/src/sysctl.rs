@@ -82,7 +82,12 @@ fn int(parent: usize, name: &str, value: i32, writable: bool) {
 }
 
 pub type Handler = Option<
-    unsafe extern "C" fn(*mut sys::sysctl_oid, *mut c_void, sys::intmax_t, *mut sys::sysctl_req) -> c_int,
+    unsafe extern "C" fn(
+        *mut sys::sysctl_oid,
+        *mut c_void,
+        sys::intmax_t,
+        *mut sys::sysctl_req,
+    ) -> c_int,
 >;
 
 fn insert(
@@ -127,7 +132,9 @@ pub fn add(
     // SAFETY: the caller's C string.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
     let exists = TREE.with(|tree| {
-        if parent as usize != 0 && !tree.nodes.iter().any(|node| children(node.oid) == parent as usize) {
+        if parent as usize != 0
+            && !tree.nodes.iter().any(|node| children(node.oid) == parent as usize)
+        {
             report::panic(&format!("sysctl {name} is added below a node that is not there"));
         }
         tree.nodes.iter().any(|node| node.parent == parent as usize && node.name == name)
@@ -210,7 +217,8 @@ pub fn find(numbers: &[c_int]) -> Result<*mut sys::sysctl_oid, Errno> {
         let mut found = Err(ENOENT);
         for &number in numbers {
             // SAFETY: nodes of the tree live while they are in it.
-            let is = |node: &&Node| node.parent == parent && unsafe { (*node.oid).oid_number } == number;
+            let is =
+                |node: &&Node| node.parent == parent && unsafe { (*node.oid).oid_number } == number;
             let node = tree.nodes.iter().find(is).ok_or(ENOENT)?;
             found = Ok(node.oid);
             parent = children(node.oid);
@@ -226,7 +234,11 @@ unsafe extern "C" fn old(req: *mut sys::sysctl_req, from: *const c_void, len: us
         if !req.oldptr.is_null() {
             let room = req.oldlen.saturating_sub(req.oldidx);
             let count = len.min(room);
-            std::ptr::copy_nonoverlapping(from.cast::<u8>(), req.oldptr.cast::<u8>().add(req.oldidx), count);
+            std::ptr::copy_nonoverlapping(
+                from.cast::<u8>(),
+                req.oldptr.cast::<u8>().add(req.oldidx),
+                count,
+            );
             if count < len {
                 req.oldidx += len;
                 return ENOMEM.0;
@@ -247,7 +259,11 @@ unsafe extern "C" fn new(req: *mut sys::sysctl_req, to: *mut c_void, len: usize)
         if req.newlen - req.newidx < len {
             return EINVAL.0;
         }
-        std::ptr::copy_nonoverlapping(req.newptr.cast::<u8>().add(req.newidx), to.cast::<u8>(), len);
+        std::ptr::copy_nonoverlapping(
+            req.newptr.cast::<u8>().add(req.newidx),
+            to.cast::<u8>(),
+            len,
+        );
         req.newidx += len;
     }
     0
@@ -268,7 +284,8 @@ pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Resu
     // SAFETY: numbers and pointers.
     let mut req: sys::sysctl_req = unsafe { std::mem::zeroed() };
     req.td = sched::curthread();
-    req.oldptr = buffer.as_mut_ptr().cast();
+    // Without a buffer only the length is told.
+    req.oldptr = if room == 0 { std::ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
     req.oldlen = room;
     req.validlen = room;
     req.oldfunc = Some(old);
