@@ -204,6 +204,9 @@ pub fn open(path: &Path, flags: i32, permissions: u32) -> Result<*mut sys::file,
 
 /// Opens a named pipe; waits for the other end as open(2) says.
 fn open_fifo(id: (u64, u64), flags: i32) -> Result<*mut sys::file, Errno> {
+    if flags & O_DIRECTORY != 0 {
+        return Err(ENOTDIR);
+    }
     let flag = mode(flags);
     let (reads, writes) = (flag as u32 & sys::FREAD != 0, flag as u32 & sys::FWRITE != 0);
     let pipe = FILES.with(|files| files.fifos.get(&id).copied());

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use crate::sched;
 
@@ -14,8 +15,18 @@ pub const BROKEN: i32 = 8;
 /// The command that repeats this run.
 static AGAIN: OnceLock<String> = OnceLock::new();
 
-pub fn set_again(command: String) {
+/// When the run is to have ended.
+static DEADLINE: OnceLock<Instant> = OnceLock::new();
+
+/// What repeats the run, and how long it may take.
+pub fn set_again(command: String, limit: Duration) {
     let _ = AGAIN.set(command);
+    let _ = DEADLINE.set(Instant::now() + limit);
+}
+
+/// Whether the run takes too long.
+pub fn is_late() -> bool {
+    DEADLINE.get().is_some_and(|deadline| Instant::now() > *deadline)
 }
 
 /// Writes to the console, past any buffer.

@@ -11,7 +11,7 @@ use crate::{file, imports, mem, module, proc, report, syscalls, sysctl, user, vm
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
-                    [--keep-loaded] -- PROGRAM [ARG...]
+                    [--limit SECONDS] [--keep-loaded] -- PROGRAM [ARG...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...]
        hostkern functions
 
@@ -26,6 +26,8 @@ struct Options {
     policy: Option<Policy>,
     spurious: u64,
     keep_loaded: bool,
+    /// Seconds a run may take.
+    limit: u64,
     first: u64,
     count: u64,
     jobs: usize,
@@ -40,6 +42,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
         policy: None,
         spurious: 0,
         keep_loaded: false,
+        limit: 100,
         first: 1,
         count: 1,
         jobs: 1,
@@ -63,6 +66,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--modules" => options.modules = value.into(),
             "--seed" => options.seed = number()?,
             "--spurious" => options.spurious = number()?,
+            "--limit" => options.limit = number()?,
             "--first" => options.first = number()?,
             "--count" => options.count = number()?,
             "--jobs" => options.jobs = number()?.max(1) as usize,
@@ -151,7 +155,7 @@ fn one(options: Options) -> ExitCode {
     without_randomisation();
     stay_on_one_processor();
     report::catch_panics();
-    report::set_again(again(&options));
+    report::set_again(again(&options), Duration::from_secs(options.limit));
     let started = Instant::now();
     let read = |name: &str| {
         let path = options.modules.join(name);

@@ -28,6 +28,9 @@ pub const SECOND: i64 = 1 << 32;
 /// What a kernel call takes, in virtual time: 100 ns.
 const STEP: i64 = SECOND / 10_000_000;
 
+/// How many calls a time slice has.
+const SLICE: u64 = 5000;
+
 /// Stacks of host threads. The kernel's own are 16 KiB; ours also hold the emulation's frames.
 const STACK: usize = 512 << 10;
 
@@ -70,7 +73,7 @@ struct Thread {
 /// How the next thread is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Threads run until they sleep.
+    /// Threads run until they sleep, or their time slice is over.
     Block,
     /// Once in so many scheduling points somebody else goes on, anybody.
     Uniform { odds: u64 },
@@ -90,6 +93,8 @@ pub struct Sched {
     pub calls: u64,
     pub syscalls: u64,
     pub switches: u64,
+    /// Calls when the running thread's turn began.
+    since: u64,
     timers: BTreeSet<(i64, u64)>,
     /// Pairs of lock names, the first held when the second was taken, with the place.
     order: BTreeMap<(String, String), String>,
@@ -108,6 +113,7 @@ static SCHED: Held<Sched> = Held::new(Sched {
     calls: 0,
     syscalls: 0,
     switches: 0,
+    since: 0,
     timers: BTreeSet::new(),
     order: BTreeMap::new(),
     idle: Vec::new(),
@@ -296,6 +302,7 @@ fn leave(host: &Arc<Host>) {
     let its = SCHED.with(|s| {
         s.current = next;
         s.switches += 1;
+        s.since = s.calls;
         s.threads[next].host.clone()
     });
     its.expect("a ready thread has a host").grant();
@@ -309,6 +316,9 @@ pub fn end() {
 /// A scheduling point: time passes, and somebody else may go on.
 pub fn point() {
     let me = current();
+    if SCHED.with(|s| s.calls % 65536 == 65535) && report::is_late() {
+        report::panic("the run does not come to an end");
+    }
     let (next, spurious) = SCHED.with(|s| {
         assert!(s.current == me, "a thread runs that has no turn");
         s.calls += 1;
@@ -347,7 +357,7 @@ impl Sched {
     /// Whether the running thread is to hand over now.
     fn preempt(&mut self) -> bool {
         match self.policy {
-            Policy::Block => false,
+            Policy::Block => self.calls - self.since >= SLICE,
             Policy::Uniform { odds } => self.rng.one_in(odds),
             Policy::Priorities { odds } => {
                 let me = self.current;
@@ -468,6 +478,7 @@ fn hand_over(next: Tid) {
         let (mine, its) = SCHED.with(|s| {
             s.current = next;
             s.switches += 1;
+            s.since = s.calls;
             (s.threads[me].host.clone(), s.threads[next].host.clone())
         });
         its.expect("a ready thread has a host").grant();
@@ -753,7 +764,8 @@ pub fn count_syscall() {
 /// What every thread does, for a report. `None` when the state cannot be looked at.
 pub fn table() -> Option<Vec<String>> {
     SCHED.try_with(|s| {
-        let mut lines = Vec::new();
+        let time = s.now as f64 / SECOND as f64;
+        let mut lines = vec![format!("time {time:.6} s, {} kernel calls, {:?}", s.calls, s.policy)];
         for (tid, thread) in s.threads.iter().enumerate() {
             let state = match &thread.state {
                 State::Free => continue,
