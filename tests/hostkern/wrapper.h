@@ -7,6 +7,7 @@
 #include <sys/systm.h>
 #include <sys/aio.h>
 #include <sys/capsicum.h>
+#include <sys/event.h>
 #include <sys/eventhandler.h>
 #include <sys/fcntl.h>
 #include <sys/file.h>

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::errno::*;
 use crate::state::Held;
-use crate::{imports, mem, report, sched, sys, vm};
+use crate::{imports, kqueue, limit, mem, report, sched, signal, sys, vm};
 
 /// Open flags of FreeBSD that are looked at here.
 pub const O_ACCMODE: i32 = 3;
@@ -114,11 +114,6 @@ pub fn start() {
 
 fn tables<R>(action: impl FnOnce(&Tables) -> R) -> R {
     TABLES.with(|tables| action(tables.as_ref().expect("started")))
-}
-
-/// How many files are open.
-pub fn count() -> usize {
-    FILES.with(|files| files.bodies.len())
 }
 
 fn make(
@@ -305,7 +300,9 @@ pub fn socketpair() -> (*mut sys::file, *mut sys::file) {
 
 pub fn kqueue() -> *mut sys::file {
     let ops = tables(|tables| tables.other);
-    make(mode(2), sys::DTYPE_KQUEUE, ops, std::ptr::null_mut(), Body::Kqueue)
+    let fp = make(mode(2), sys::DTYPE_KQUEUE, ops, std::ptr::null_mut(), Body::Kqueue);
+    kqueue::open(fp);
+    fp
 }
 
 /// shm_open(2) of an object without a name.
@@ -376,7 +373,8 @@ pub fn close(fp: *mut sys::file) {
             close_end(from, false);
             close_end(to, true);
         }
-        Body::Console | Body::Kqueue | Body::Memory(_) => {}
+        Body::Kqueue => kqueue::close(fp),
+        Body::Console | Body::Memory(_) => {}
     }
     // SAFETY: the file's own reference.
     crate::proc::crfree(unsafe { (*fp).f_cred });
@@ -552,14 +550,24 @@ fn host_transfer(fd: RawFd, uio: &mut sys::uio, write: bool, append: bool) -> Re
     if write && uio.uio_offset.checked_add(uio.uio_resid as i64).is_none() {
         return Err(EFBIG);
     }
-    let limit = crate::proc::file_size_limit();
-    if write && limit >= 0 {
-        let end = uio.uio_offset.saturating_add(uio.uio_resid as i64);
-        if end > limit {
-            crate::proc::post_current(25);
+    // Up to the limit it is a short write; from there on an error and a signal.
+    let limit = limit::current(sys::RLIMIT_FSIZE as usize);
+    let end = uio.uio_offset.saturating_add(uio.uio_resid as i64);
+    let mut beyond = 0;
+    if write && end > limit {
+        if uio.uio_offset >= limit {
+            signal::post_current(25);
             return Err(EFBIG);
         }
+        beyond = end - limit;
+        uio.uio_resid -= beyond as isize;
     }
+    let result = host_runs(fd, uio, write, append);
+    uio.uio_resid += beyond as isize;
+    result
+}
+
+fn host_runs(fd: RawFd, uio: &mut sys::uio, write: bool, append: bool) -> Result<(), Errno> {
     move_bytes(uio, write, &mut |host, len, offset| {
         let mut done = 0;
         while done < len {

@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 
 use crate::errno::*;
 use crate::state::Held;
-use crate::{file, mem, module, proc, report, sched, sys, sysctl, vm};
+use crate::{file, kqueue, limit, mem, module, proc, report, sched, signal, sys, sysctl, vm};
 
 /// A function modules may link to.
 pub struct Import {
@@ -68,14 +68,14 @@ macro_rules! functions {
     (@type $ret:ty) => { $ret };
     ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
         $(
-            #[allow(clippy::too_many_arguments, unused_unsafe, non_snake_case, unreachable_code)]
+            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
                 sched::point();
                 // SAFETY: the modules keep the function's contract, which its man page has; what can
                 // be checked is checked.
                 let result: functions!(@type $($ret)?) = unsafe { $body };
-                sched::trace(NUMBER, result.word());
+                sched::trace(NUMBER, Traced::word(&result));
                 sched::point();
                 result
             }
@@ -196,6 +196,14 @@ functions! {
         sched::may_sleep("fuword");
         vm::read::<i64>(at).unwrap_or(-1)
     }
+    "fetch(9)" fn fuword32(at: u64) -> c_int {
+        sched::may_sleep("fuword32");
+        vm::read::<i32>(at).unwrap_or(-1)
+    }
+    "store(9)" fn suword32(at: u64, word: c_int) -> c_int {
+        sched::may_sleep("suword32");
+        if vm::write(at, word).is_ok() { 0 } else { -1 }
+    }
     "store(9)" fn suword(at: u64, word: c_long) -> c_int {
         sched::may_sleep("suword");
         if vm::write(at, word).is_ok() { 0 } else { -1 }
@@ -273,7 +281,113 @@ functions! {
         if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
             report::panic("kern_psignal without the process lock");
         }
-        proc::post(proc::of(p), signal)
+        signal::post(proc::of(p), signal)
+    }
+
+    "sigev_findtd (sys/signalvar.h)" fn sigev_findtd(p: *mut sys::proc_, event: *const sys::sigevent, result: *mut *mut sys::thread) -> c_int {
+        let number = (*event)._sigev_un._threadid;
+        let found = match (*event).sigev_notify as u32 == sys::SIGEV_THREAD_ID {
+            true => signal::thread_of(p, i64::from(number)).ok_or(ESRCH),
+            false => Ok(std::ptr::null_mut()),
+        };
+        match found {
+            Ok(td) => {
+                sched::mtx_lock(&raw mut (*p).p_mtx.mtx_lock);
+                *result = td;
+                0
+            }
+            Err(error) => error.0,
+        }
+    }
+    "tdsendsignal (sys/signalvar.h)" fn tdsendsignal(p: *mut sys::proc_, td: *mut sys::thread, number: c_int, ksi: *mut sys::ksiginfo_t) -> c_int {
+        if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
+            report::panic("tdsendsignal without the process lock");
+        }
+        signal::send(p, td, number, ksi);
+        0
+    }
+    "sigqueue_take (sys/signalvar.h)" fn sigqueue_take(ksi: *mut sys::ksiginfo_t) {
+        if !(*ksi).ksi_sigq.is_null() {
+            let p = (*sched::curthread()).td_proc;
+            if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
+                report::panic("sigqueue_take without the process lock");
+            }
+            signal::take_back(proc::of(p), ksi);
+        }
+    }
+    "lim_hold (sys/resourcevar.h)" fn lim_hold(limits: *mut sys::plimit) -> *mut sys::plimit {
+        limit::hold(limits)
+    }
+    "lim_free (sys/resourcevar.h)" fn lim_free(limits: *mut sys::plimit) {
+        limit::release(limits)
+    }
+    "mlock(2)" fn kern_mlock(p: *mut sys::proc_, cred: *mut sys::ucred, at: usize, len: usize) -> c_int {
+        sched::may_sleep("kern_mlock");
+        let end = (at as u64).checked_add(len as u64);
+        if (*cred).cr_uid != 0 {
+            EPERM.0
+        } else if end.is_none() {
+            EINVAL.0
+        } else {
+            code(vm::wire((*p).p_vmspace, at as u64, len as u64))
+        }
+    }
+
+    // kqueue.
+    "knlist_init_mtx (kqueue(9))" fn knlist_init_mtx(list: *mut sys::knlist, lock: *mut sys::mtx) {
+        kqueue::list_init(list, lock)
+    }
+    "knlist_destroy (kqueue(9))" fn knlist_destroy(list: *mut sys::knlist) {
+        if !(*list).kl_list.slh_first.is_null() {
+            report::panic("knlist_destroy of a list with knotes");
+        }
+    }
+    "knlist_add (kqueue(9))" fn knlist_add(list: *mut sys::knlist, kn: *mut sys::knote, is_locked: c_int) {
+        kqueue::list_add(list, kn, is_locked != 0)
+    }
+    "knlist_remove (kqueue(9))" fn knlist_remove(list: *mut sys::knlist, kn: *mut sys::knote, is_locked: c_int) {
+        kqueue::list_remove(list, kn, is_locked != 0)
+    }
+    "knlist_cleardel (kqueue(9))" fn knlist_cleardel(list: *mut sys::knlist, _td: *mut sys::thread, is_locked: c_int, kill: c_int) {
+        if is_locked == 0 {
+            sched::may_sleep("knlist_cleardel");
+        }
+        kqueue::list_clear(list, is_locked != 0, kill != 0)
+    }
+    "knote (kqueue(9))" fn knote(list: *mut sys::knlist, hint: c_long, flags: c_int) {
+        kqueue::tell(list, hint, flags as u32)
+    }
+    "kqfd_register (kqueue(9))" fn kqfd_register(fd: c_int, kev: *mut sys::kevent, _td: *mut sys::thread, _flags: c_int) -> c_int {
+        sched::may_sleep("kqfd_register");
+        // CAP_KQUEUE_CHANGE, of the second word.
+        match crate::syscalls::get(fd, [0, 0x10_0000]) {
+            Ok(fp) => {
+                let result = kqueue::register(fp, &mut *kev);
+                file::release(fp);
+                code(result)
+            }
+            Err(error) => error.0,
+        }
+    }
+    "kqueue_add_filteropts (kqueue(9))" fn kqueue_add_filteropts(filter: c_int, ops: *const sys::filterops) -> c_int {
+        code(kqueue::add_filter(filter, ops))
+    }
+    "kqueue_del_filteropts (kqueue(9))" fn kqueue_del_filteropts(filter: c_int) -> c_int {
+        code(kqueue::remove_filter(filter))
+    }
+    "kqueue(2)" fn kern_kqueue(td: *mut sys::thread, _flags: c_int, _caps: *mut c_void) -> c_int {
+        sched::may_sleep("kern_kqueue");
+        match crate::syscalls::add_fd(file::kqueue(), 0, false) {
+            Ok(fd) => {
+                set_retval(td, fd as i64);
+                0
+            }
+            Err(error) => error.0,
+        }
+    }
+    "close(2)" fn kern_close(_td: *mut sys::thread, fd: c_int) -> c_int {
+        sched::may_sleep("kern_close");
+        code(crate::syscalls::close(fd).map(|_| ()))
     }
 
     // Files.

@@ -5,12 +5,15 @@
 mod errno;
 mod file;
 mod imports;
+mod kqueue;
+mod limit;
 mod mem;
 mod module;
 mod proc;
 mod report;
 mod run;
 mod sched;
+mod signal;
 mod state;
 mod syscalls;
 mod sysctl;

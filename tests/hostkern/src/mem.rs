@@ -260,8 +260,3 @@ pub fn audit() {
         }
     }
 }
-
-/// Live allocations of a module's type: count and bytes.
-pub fn usage() -> Vec<(String, usize, usize)> {
-    MEMORY.with(|m| m.types.values().cloned().collect())
-}

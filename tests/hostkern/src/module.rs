@@ -513,7 +513,7 @@ pub fn proc_name(td: *mut sys::thread) -> String {
     proc::describe(td)
 }
 
-/// The names of what is loaded.
-pub fn loaded() -> Vec<String> {
-    KLDS.with(|klds| klds.loaded.iter().map(|kld| kld.name.clone()).collect())
+/// Whether an address is in the area of modules.
+pub fn contains(at: usize) -> bool {
+    KLDS.with(|klds| klds.loaded.iter().any(|kld| (kld.start..kld.end).contains(&at)))
 }

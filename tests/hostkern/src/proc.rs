@@ -9,30 +9,13 @@ use std::path::{Path, PathBuf};
 
 use crate::errno::*;
 use crate::sched::{Tid, Woken};
+use crate::signal::{self, Action, Queue, SIGCHLD, SIGKILL, SIGNALS, interruption, post};
 use crate::state::Held;
 use crate::user::{self, Frame, Trap};
-use crate::{file, imports, mem, module, report, sched, sys, syscalls, vm};
+use crate::{file, imports, limit, mem, module, report, sched, sys, syscalls, vm};
 
 /// The most processes, as kern.maxproc.
 pub const MAX_PROCS: usize = 200;
-
-pub const SIGKILL: i32 = 9;
-pub const SIGSEGV: i32 = 11;
-const SIGALRM: i32 = 14;
-const SIGCHLD: i32 = 20;
-/// Signals whose default is to be ignored.
-const IGNORED: [i32; 8] = [16, 19, 20, 23, 28, 29, 32, 33];
-const SA_RESTART: i32 = 2;
-const SIGNALS: usize = 129;
-
-/// What a process does about a signal.
-#[derive(Clone, Copy, Default)]
-pub struct Action {
-    /// 0: the default; 1: ignore; else the handler.
-    pub handler: u64,
-    pub flags: i32,
-    pub mask: u128,
-}
 
 /// An open descriptor.
 pub struct Descriptor {
@@ -44,7 +27,7 @@ pub struct Descriptor {
 
 /// Why only one thread may go on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Single {
+pub enum Single {
     No,
     /// Others stop at the boundary to user mode.
     Boundary(Tid),
@@ -55,37 +38,39 @@ enum Single {
 pub struct Proc {
     pub p: *mut sys::proc_,
     pub name: String,
-    threads: Vec<Tid>,
+    pub threads: Vec<Tid>,
     pub parent: i32,
     pub group: i32,
     pub files: Vec<Option<Descriptor>>,
     pub cwd: PathBuf,
     pub exe: PathBuf,
     pub actions: [Action; SIGNALS],
-    pending: u128,
-    zombie: Option<i32>,
-    single: Single,
+    pub pending: Queue,
+    pub zombie: Option<i32>,
+    pub single: Single,
     pub in_capability_mode: bool,
-    pub size_limit: i64,
     /// Interval of the real-time timer, when it runs.
-    alarm: Option<i64>,
-    kernel: bool,
+    pub alarm: Option<i64>,
+    pub kernel: bool,
 }
 
 /// A thread of a process.
-struct Thread {
-    pid: i32,
-    number: i64,
-    pending: u128,
-    mask: u128,
+pub struct Thread {
+    pub pid: i32,
+    pub number: i64,
+    pub td: *mut sys::thread,
+    pub pending: Queue,
+    pub mask: u128,
+    /// Signals it waits for in sigwaitinfo(2).
+    pub waiting: u128,
     /// Contexts of interrupted code, for sigreturn(2).
-    saved: Vec<(Frame, u128)>,
+    pub saved: Vec<(Frame, u128)>,
     stopped: bool,
 }
 
-struct Procs {
-    table: BTreeMap<i32, Proc>,
-    threads: BTreeMap<Tid, Thread>,
+pub struct Procs {
+    pub table: BTreeMap<i32, Proc>,
+    pub threads: BTreeMap<Tid, Thread>,
     next_pid: i32,
     next_thread: i64,
     /// struct procs are used again, the last one first.
@@ -95,7 +80,7 @@ struct Procs {
     cred0: *mut sys::ucred,
 }
 
-static PROCS: Held<Procs> = Held::new(Procs {
+pub static PROCS: Held<Procs> = Held::new(Procs {
     table: BTreeMap::new(),
     threads: BTreeMap::new(),
     next_pid: 0,
@@ -214,12 +199,18 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
         Some(parent) if !kernel => crhold(unsafe { (*parent).p_ucred }),
         _ => crhold(PROCS.with(|procs| procs.cred0)),
     };
+    let limits = match inherited {
+        // SAFETY: the parent is there.
+        Some(parent) => limit::hold(unsafe { (*parent).p_limit }),
+        None => limit::unlimited(),
+    };
     PROCS.with(|procs| {
         let pid = procs.next_pid;
         procs.next_pid += 1;
         // SAFETY: as above.
         unsafe {
             (*p).p_ucred = cred;
+            (*p).p_limit = limits;
             (*p).p_pid = pid;
             if kernel {
                 (*p).p_flag = (sys::P_KPROC | sys::P_SYSTEM) as i32;
@@ -235,11 +226,10 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
             cwd: PathBuf::from("/"),
             exe: PathBuf::new(),
             actions: [Action::default(); SIGNALS],
-            pending: 0,
+            pending: Queue::default(),
             zombie: None,
             single: Single::No,
             in_capability_mode: false,
-            size_limit: -1,
             alarm: None,
             kernel,
         };
@@ -256,6 +246,7 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
     let number = unsafe {
         (*td).td_proc = p;
         (*td).td_ucred = crhold((*p).p_ucred);
+        (*td).td_limit = limit::hold((*p).p_limit);
         let number = PROCS.with(|procs| {
             procs.next_thread += 1;
             procs.next_thread
@@ -264,13 +255,25 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
         number
     };
     let Some(tid) = sched::spawn(td, Box::new(body)) else {
-        // SAFETY: the reference just taken.
-        crfree(unsafe { (*td).td_ucred });
+        // SAFETY: the references just taken.
+        unsafe {
+            crfree((*td).td_ucred);
+            limit::release((*td).td_limit);
+        }
         mem::free_object(td);
         return Err(EAGAIN);
     };
     PROCS.with(|procs| {
-        let thread = Thread { pid, number, pending: 0, mask: 0, saved: Vec::new(), stopped: false };
+        let thread = Thread {
+            pid,
+            number,
+            td,
+            pending: Queue::default(),
+            mask: 0,
+            waiting: 0,
+            saved: Vec::new(),
+            stopped: false,
+        };
         procs.threads.insert(tid, thread);
         procs.table.get_mut(&pid).expect("just seen").threads.push(tid);
     });
@@ -282,15 +285,19 @@ fn end_thread() {
     let me = sched::current();
     let td = sched::curthread();
     let pid = PROCS.with(|procs| {
-        let thread = procs.threads.remove(&me).expect("a thread ends once");
+        let mut thread = procs.threads.remove(&me).expect("a thread ends once");
+        thread.pending.flush();
         if let Some(its) = procs.table.get_mut(&thread.pid) {
             its.threads.retain(|&tid| tid != me);
         }
         thread.pid
     });
     sched::wakeup(single_chan(pid), false);
-    // SAFETY: the thread's own reference.
-    crfree(unsafe { (*td).td_ucred });
+    // SAFETY: the thread's own references.
+    unsafe {
+        crfree((*td).td_ucred);
+        limit::release((*td).td_limit);
+    }
     mem::free_object(td);
 }
 
@@ -307,16 +314,6 @@ pub fn with<R>(action: impl FnOnce(&mut Proc) -> R) -> R {
         let pid = procs.threads[&me].pid;
         action(procs.table.get_mut(&pid).expect("a running thread's process"))
     })
-}
-
-pub fn thread_number() -> i64 {
-    let me = sched::current();
-    PROCS.with(|procs| procs.threads[&me].number)
-}
-
-/// RLIMIT_FSIZE of the current process; -1 is none.
-pub fn file_size_limit() -> i64 {
-    with(|its| its.size_limit)
 }
 
 pub fn current_vm() -> *mut sys::vmspace {
@@ -383,6 +380,7 @@ fn forget(pid: i32) {
             vm::release((*gone.p).p_vmspace);
         }
         crfree((*gone.p).p_ucred);
+        limit::release((*gone.p).p_limit);
         sched::mtx_destroy(&raw mut (*gone.p).p_mtx.mtx_lock);
         // Whoever still follows a pointer to it finds nothing of what was there.
         std::ptr::write_bytes(gone.p.cast::<u8>(), 0x5a, size_of::<sys::proc_>());
@@ -452,7 +450,7 @@ fn run(mut frame: Frame) {
                     other => other,
                 };
                 PROCS.with(|procs| {
-                    procs.threads.get_mut(&me).expect("running").pending |= 1 << signal
+                    procs.threads.get_mut(&me).expect("running").pending.bits |= 1 << signal
                 });
             }
         }
@@ -479,10 +477,10 @@ pub fn fork(frame: Frame) -> Result<i32, Errno> {
             .map(|slot| slot.as_ref().map(|its| Descriptor { fp: file::hold(its.fp), ..*its }));
         let (files, name, group) = (files.collect(), its.name.clone(), its.group);
         let (cwd, exe, actions) = (its.cwd.clone(), its.exe.clone(), its.actions);
-        let (capability, limit) = (its.in_capability_mode, its.size_limit);
+        let capability = its.in_capability_mode;
         let new = procs.table.get_mut(&child).expect("just made");
         (new.files, new.name, new.group, new.cwd, new.exe) = (files, name, group, cwd, exe);
-        (new.actions, new.in_capability_mode, new.size_limit) = (actions, capability, limit);
+        (new.actions, new.in_capability_mode) = (actions, capability);
     });
     let mask = PROCS.with(|procs| procs.threads[&me].mask);
     match start_thread(child, move || run(frame)) {
@@ -571,6 +569,7 @@ pub fn exit(status: i32) {
         }
         let its = procs.table.get_mut(&pid).expect("running");
         its.zombie = Some(status);
+        its.pending.flush();
         let parent = its.parent;
         // Nobody waits for children of the kernel and of init.
         if parent <= 1 {
@@ -731,133 +730,6 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
     Ok(())
 }
 
-/// Sends a signal to processes: kill(2).
-pub fn kill(target: i32, signal: i32) -> Result<(), Errno> {
-    let own = with(|its| its.group);
-    let mine = pid();
-    let targets: Vec<i32> = PROCS.with(|procs| {
-        let wanted = |pid: i32, its: &Proc| match target {
-            0 => its.group == own,
-            -1 => pid != mine,
-            target if target < 0 => its.group == -target,
-            target => pid == target,
-        };
-        let users = procs.table.iter().filter(|(_, its)| !its.kernel);
-        users.filter(|&(&pid, its)| wanted(pid, its)).map(|(&pid, _)| pid).collect()
-    });
-    if targets.is_empty() {
-        return Err(ESRCH);
-    }
-    if signal != 0 {
-        targets.into_iter().for_each(|pid| post(pid, signal));
-    }
-    Ok(())
-}
-
-/// kern_psignal: makes a signal pending for a process and wakes a thread for it.
-pub fn post(pid: i32, signal: i32) {
-    let woken = PROCS.with(|procs| {
-        let Some(its) = procs.table.get_mut(&pid) else { return Vec::new() };
-        if its.kernel || its.zombie.is_some() {
-            return Vec::new();
-        }
-        let action = its.actions[signal as usize];
-        if action.handler == 1 || (action.handler == 0 && IGNORED.contains(&signal)) {
-            return Vec::new();
-        }
-        its.pending |= 1 << signal;
-        its.threads.clone()
-    });
-    for tid in woken {
-        if let Some(errno) = interruption(tid) {
-            sched::interrupt(tid, errno);
-            if signal != SIGKILL {
-                break;
-            }
-        }
-    }
-}
-
-/// Sends a signal to the current process.
-pub fn post_current(signal: i32) {
-    post(pid(), signal);
-}
-
-/// thr_kill(2) within the process.
-pub fn post_thread(number: i64, signal: i32) -> Result<(), Errno> {
-    let mine = pid();
-    let tid = PROCS.with(|procs| {
-        let found =
-            procs.threads.iter_mut().find(|(_, its)| its.pid == mine && its.number == number);
-        found.map(|(&tid, its)| {
-            its.pending |= 1 << signal;
-            tid
-        })
-    });
-    let tid = tid.ok_or(ESRCH)?;
-    if let Some(errno) = interruption(tid) {
-        sched::interrupt(tid, errno);
-    }
-    Ok(())
-}
-
-/// setitimer(2) of real time: the first expiry and the interval, as sbintime_t; 0 is never.
-pub fn set_alarm(first: i64, interval: i64) {
-    let pid = pid();
-    sched::clear_timers(pid as u64);
-    with(|its| its.alarm = (first > 0).then_some(interval));
-    if first > 0 {
-        sched::set_timer(sched::now() + first, pid as u64);
-    }
-}
-
-/// A process's timer has expired.
-pub fn timer_fired(key: u64, at: i64) {
-    let pid = key as i32;
-    let interval = PROCS.with(|procs| procs.table.get(&pid).and_then(|its| its.alarm));
-    if let Some(interval) = interval {
-        if interval > 0 {
-            sched::set_timer((at + interval).max(sched::now() + 1), key);
-        }
-        post(pid, SIGALRM);
-    }
-}
-
-impl Proc {
-    /// Pending signals that are not ignored.
-    fn due(&self, thread: &Thread) -> u128 {
-        let mut due = (self.pending | thread.pending) & !thread.mask;
-        for signal in 1..SIGNALS - 1 {
-            let action = self.actions[signal];
-            if action.handler == 1 || (action.handler == 0 && IGNORED.contains(&(signal as i32))) {
-                due &= !(1 << signal);
-            }
-        }
-        due
-    }
-}
-
-/// Whether an interruptible sleep of the thread ends now, and with which errno.
-pub fn interruption(tid: Tid) -> Option<i32> {
-    PROCS.with(|procs| {
-        let thread = procs.threads.get(&tid)?;
-        let its = procs.table.get(&thread.pid)?;
-        match its.single {
-            Single::Exit(other) if other != tid => return Some(EINTR.0),
-            Single::Boundary(other) if other != tid => return Some(ERESTART.0),
-            _ => {}
-        }
-        if its.kernel {
-            return None;
-        }
-        let due = its.due(thread);
-        (due != 0).then(|| {
-            let action = its.actions[due.trailing_zeros() as usize];
-            if action.handler > 1 && action.flags & SA_RESTART == 0 { EINTR.0 } else { ERESTART.0 }
-        })
-    })
-}
-
 /// What a thread does before it goes on in user mode: stops, ends, takes signals. False: it ends.
 fn return_to_user(frame: &mut Frame) -> bool {
     let me = sched::current();
@@ -877,54 +749,14 @@ fn return_to_user(frame: &mut Frame) -> bool {
         if with(|its| its.zombie.is_some()) {
             return false;
         }
-        let taken = PROCS.with(|procs| {
-            let thread = procs.threads.get_mut(&me).expect("running");
-            let its = procs.table.get_mut(&pid).expect("running");
-            let due = its.due(thread);
-            (due != 0).then(|| {
-                let signal = due.trailing_zeros();
-                its.pending &= !(1 << signal);
-                thread.pending &= !(1 << signal);
-                (signal as i32, its.actions[signal as usize])
-            })
-        });
-        let Some((signal, action)) = taken else { return true };
-        if action.handler == 0 {
-            exit(signal & 0x7f);
-            return false;
+        match signal::deliver(frame) {
+            signal::Delivery::Nothing => return true,
+            signal::Delivery::Handler => {}
+            signal::Delivery::Ends(signal) => {
+                exit(signal & 0x7f);
+                return false;
+            }
         }
-        let mask = PROCS.with(|procs| {
-            let thread = procs.threads.get_mut(&me).expect("running");
-            let old = thread.mask;
-            thread.mask |= action.mask | 1 << signal;
-            thread.saved.push((frame.clone(), old));
-            old
-        });
-        let _ = mask;
-        // Past the red zone, with the return address where a call leaves it.
-        let stack = ((frame.rsp - 128) & !15) - 8;
-        if vm::write(stack, syscalls::TRAMPOLINE).is_err() {
-            exit(SIGSEGV);
-            return false;
-        }
-        frame.rsp = stack;
-        frame.rdi = signal as u64;
-        frame.rsi = 0;
-        frame.rdx = 0;
-        frame.rip = action.handler;
-    }
-}
-
-/// sigreturn(2): goes on where the handler interrupted.
-pub fn sigreturn(frame: &mut Frame) {
-    let me = sched::current();
-    let saved = PROCS.with(|procs| {
-        let thread = procs.threads.get_mut(&me).expect("running");
-        thread.saved.pop().inspect(|(_, mask)| thread.mask = *mask)
-    });
-    match saved {
-        Some((saved, _)) => *frame = saved,
-        None => post_current(SIGSEGV),
     }
 }
 
@@ -961,9 +793,4 @@ pub fn leftovers() -> Vec<String> {
 pub fn of(p: *mut sys::proc_) -> i32 {
     // SAFETY: the modules pass live processes; a dead one's number is none.
     unsafe { (*p).p_pid }
-}
-
-/// The module of an executable, for messages.
-pub fn symbolize(at: u64) -> Option<String> {
-    module::symbolize(at)
 }

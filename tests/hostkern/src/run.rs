@@ -7,11 +7,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::sched::{self, Policy, SECOND};
-use crate::{file, imports, mem, module, proc, report, syscalls, sysctl, user, vm};
+use crate::{file, imports, kqueue, mem, module, proc, report, syscalls, sysctl, user, vm};
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
-                    [--limit SECONDS] [--keep-loaded] -- PROGRAM [ARG...]
+                    [--limit SECONDS] [--keep-loaded] [--verbose] -- PROGRAM [ARG...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...]
        hostkern functions
 
@@ -26,6 +26,7 @@ struct Options {
     policy: Option<Policy>,
     spurious: u64,
     keep_loaded: bool,
+    verbose: bool,
     /// Seconds a run may take.
     limit: u64,
     first: u64,
@@ -42,6 +43,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
         policy: None,
         spurious: 0,
         keep_loaded: false,
+        verbose: false,
         limit: 100,
         first: 1,
         count: 1,
@@ -54,6 +56,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
         if arg == "--" {
             options.program = args.cloned().collect();
             break;
+        }
+        if arg == "--verbose" {
+            options.verbose = true;
+            continue;
         }
         if arg == "--keep-loaded" {
             options.keep_loaded = true;
@@ -187,6 +193,7 @@ fn file_and_modules() {
     module::start();
     file::start();
     proc::start();
+    kqueue::start();
     sysctl::start();
 }
 
@@ -265,8 +272,14 @@ fn kernel_thread(
         }
         bad.extend(proc::leftovers());
         bad.extend(file::leftovers());
+        bad.extend(kqueue::leftovers());
     }
     mem::audit();
+    if options.verbose {
+        for line in sched::lock_order() {
+            report::console(&format!("hostkern: lock order {line}\n"));
+        }
+    }
     for (name, count) in imports::passed_on() {
         report::console(&format!(
             "hostkern: {count} calls of {name} were left to the built-in, which is not here\n"

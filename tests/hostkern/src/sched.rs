@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::state::{Held, Rng};
-use crate::{mem, module, proc, report, sys, user, vm};
+use crate::{mem, module, report, signal, sys, user, vm};
 
 /// A thread's slot; its struct pcpu has the same index.
 pub type Tid = usize;
@@ -99,7 +99,6 @@ pub struct Sched {
     /// Pairs of lock names, the first held when the second was taken, with the place.
     order: BTreeMap<(String, String), String>,
     idle: Vec<Arc<Host>>,
-    ended: bool,
 }
 
 static SCHED: Held<Sched> = Held::new(Sched {
@@ -117,7 +116,6 @@ static SCHED: Held<Sched> = Held::new(Sched {
     timers: BTreeSet::new(),
     order: BTreeMap::new(),
     idle: Vec::new(),
-    ended: false,
 });
 
 thread_local! {
@@ -219,7 +217,6 @@ pub struct Totals {
     pub syscalls: u64,
     pub switches: u64,
     pub policy: Policy,
-    pub now: i64,
 }
 
 pub fn totals() -> Totals {
@@ -229,7 +226,6 @@ pub fn totals() -> Totals {
         syscalls: s.syscalls,
         switches: s.switches,
         policy: s.policy,
-        now: s.now,
     })
 }
 
@@ -295,9 +291,6 @@ fn leave(host: &Arc<Host>) {
         s.threads[me].td = std::ptr::null_mut();
         s.idle.push(host.clone());
     });
-    if SCHED.with(|s| s.ended) {
-        return;
-    }
     let next = choose();
     let its = SCHED.with(|s| {
         s.current = next;
@@ -306,11 +299,6 @@ fn leave(host: &Arc<Host>) {
         s.threads[next].host.clone()
     });
     its.expect("a ready thread has a host").grant();
-}
-
-/// Makes the calling thread the last that runs.
-pub fn end() {
-    SCHED.with(|s| s.ended = true);
 }
 
 /// A scheduling point: time passes, and somebody else may go on.
@@ -416,13 +404,13 @@ fn fire_timers() {
             })
         });
         match due {
-            Some((at, key)) => proc::timer_fired(key, at),
+            Some((at, key)) => signal::timer_fired(key, at),
             None => return,
         }
     }
 }
 
-/// Sets off [`proc::timer_fired`] at a moment.
+/// Sets off [`signal::timer_fired`] at a moment.
 pub fn set_timer(at: i64, key: u64) {
     SCHED.with(|s| s.timers.insert((at, key)));
 }
@@ -517,7 +505,7 @@ pub fn sleep(
     before: impl FnOnce(),
 ) -> Woken {
     let me = current();
-    if catch && let Some(errno) = proc::interruption(me) {
+    if catch && let Some(errno) = signal::interruption(me) {
         before();
         point();
         return Woken::Signal(errno);

@@ -12,7 +12,7 @@ use crate::proc::{self, Descriptor};
 use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
-use crate::{imports, report, sys, sysctl, vm};
+use crate::{imports, kqueue, limit, report, signal, sys, sysctl, vm};
 
 type Result<T = u64> = std::result::Result<T, Errno>;
 
@@ -34,6 +34,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         args.rotate_left(1);
     }
     sched::count_syscall();
+    limit::refresh();
     sched::trace(number, 0);
     sched::point();
     let result = match number {
@@ -46,7 +47,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
             return false;
         }
         417 => {
-            proc::sigreturn(frame);
+            signal::sigreturn(frame);
             return true;
         }
         59 => match exec(&args, frame) {
@@ -99,7 +100,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         20 => Ok(proc::pid() as u64),
         23 => setuid(a(0) as u32),
         24 => Ok(u64::from(proc::uid())),
-        37 => proc::kill(int(0), int(1)).map(|()| 0),
+        37 => signal::kill(int(0), int(1)).map(|()| 0),
         73 => vm::unmap(proc::current_vm(), a(0), a(1)).map(|()| 0),
         74 => vm::protect(proc::current_vm(), a(0), a(1), int(2) & 7).map(|()| 0),
         82 => setpgid(int(0), int(1)),
@@ -122,9 +123,13 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
             sched::yield_now();
             Ok(0)
         }
+        340 => sigprocmask(int(0), a(1), a(2)),
+        343 => put_set(a(0), signal::pending()).map(|()| 0),
+        345 => sigwait(a(0), a(1), Some(a(2))),
+        346 => sigwait(a(0), a(1), None),
         362 => add_fd(file::kqueue(), 0, false),
         416 => sigaction(int(0), a(1), a(2)),
-        433 => proc::post_thread(a(0) as i64, int(1)).map(|()| 0),
+        433 => signal::post_thread(a(0) as i64, int(1)).map(|()| 0),
         454 => umtx_op(a(0), int(1), a(2)),
         455 => thr_new(a(0)),
         477 => mmap(a(0), a(1), int(2), int(3), int(4)),
@@ -140,6 +145,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         554 => getdirentries(int(0), a(1), a(2) as usize),
         556 => fstatfs(int(0), a(1)),
         570 => sysctl_name(args),
+        560 => kevent(args),
         571 => add_fd(file::memory()?, 0, false),
         _ => {
             unserved(number);
@@ -191,7 +197,11 @@ fn with_fd<R>(fd: i32, action: impl FnOnce(*mut sys::file) -> Result<R>) -> Resu
     result
 }
 
-fn add_fd(fp: *mut sys::file, from: usize, close_on_exec: bool) -> Result {
+/// Gives a file a descriptor; takes over the reference.
+///
+/// # Errors
+/// EMFILE.
+pub fn add_fd(fp: *mut sys::file, from: usize, close_on_exec: bool) -> Result {
     let added = proc::with(|its| {
         let free = (from..its.files.len()).find(|&index| its.files[index].is_none());
         let index = free.unwrap_or(its.files.len().max(from));
@@ -210,7 +220,11 @@ fn add_fd(fp: *mut sys::file, from: usize, close_on_exec: bool) -> Result {
     added
 }
 
-fn close(fd: i32) -> Result {
+/// close(2).
+///
+/// # Errors
+/// EBADF.
+pub fn close(fd: i32) -> Result {
     let gone = proc::with(|its| {
         let slot = usize::try_from(fd).ok().and_then(|fd| its.files.get_mut(fd));
         slot.and_then(Option::take).ok_or(EBADF)
@@ -301,7 +315,7 @@ fn transfer(fd: i32, at: u64, len: u64, offset: Option<i64>, write: bool) -> Res
             Err(EINTR | ERESTART | EAGAIN) if moved > 0 => Ok(moved),
             Err(error) => {
                 if error == EPIPE && write {
-                    proc::post_current(13);
+                    signal::post_current(13);
                 }
                 Err(error)
             }
@@ -496,7 +510,7 @@ fn sigaction(signal: i32, new: u64, old: u64) -> Result {
     }
     let previous = proc::with(|its| its.actions[signal as usize]);
     if new != 0 {
-        if signal == proc::SIGKILL || signal == 17 {
+        if signal == signal::SIGKILL || signal == 17 {
             return Err(EINVAL);
         }
         let words: [u64; 4] = vm::read(new)?;
@@ -504,13 +518,66 @@ fn sigaction(signal: i32, new: u64, old: u64) -> Result {
         let low = words[1] >> 32 | words[2] << 32;
         let high = words[2] >> 32 | words[3] << 32;
         let mask = (u128::from(high) << 64 | u128::from(low)) << 1;
-        let action = proc::Action { handler: words[0], flags: words[1] as i32, mask };
+        let action = signal::Action { handler: words[0], flags: words[1] as i32, mask };
         proc::with(|its| its.actions[signal as usize] = action);
     }
     if old != 0 {
         vm::write(old, [previous.handler, u64::from(previous.flags as u32), 0, 0])?;
     }
     Ok(0)
+}
+
+/// A sigset_t of the program's; bit 0 is signal 1.
+fn get_set(at: u64) -> Result<u128> {
+    let [low, high]: [u64; 2] = vm::read(at)?;
+    Ok((u128::from(high) << 64 | u128::from(low)) << 1)
+}
+
+fn put_set(at: u64, set: u128) -> Result<()> {
+    let set = set >> 1;
+    vm::write(at, [set as u64, (set >> 64) as u64])
+}
+
+fn sigprocmask(how: i32, new: u64, old: u64) -> Result {
+    let set = if new == 0 { None } else { Some(get_set(new)?) };
+    let previous = signal::set_mask(how, set)?;
+    if old != 0 {
+        put_set(old, previous)?;
+    }
+    Ok(0)
+}
+
+fn sigwait(set: u64, info_at: u64, limit: Option<u64>) -> Result {
+    let set = get_set(set)?;
+    let until = match limit {
+        None | Some(0) => None,
+        Some(at) => {
+            let [seconds, nanoseconds]: [i64; 2] = vm::read(at)?;
+            Some(sched::now() + span(seconds, nanoseconds)?)
+        }
+    };
+    let (signal, info) = signal::wait_for(set, until)?;
+    if info_at != 0 {
+        vm::write(info_at, info)?;
+    }
+    Ok(signal as u64)
+}
+
+fn kevent(args: &[u64; 8]) -> Result {
+    let [fd, changes, change_count, events, event_count, limit, ..] = *args;
+    let until = match limit {
+        0 => None,
+        at => {
+            let [seconds, nanoseconds]: [i64; 2] = vm::read(at)?;
+            Some(sched::now() + span(seconds, nanoseconds)?)
+        }
+    };
+    let poll = limit != 0 && vm::read::<[i64; 2]>(limit)? == [0, 0];
+    let fp = get(fd as i32, [0, 0])?;
+    let result =
+        kqueue::kevent(fp, changes, change_count as i32, events, event_count as i32, until, poll);
+    file::release(fp);
+    result
 }
 
 fn getrusage(at: u64) -> Result {
@@ -520,21 +587,16 @@ fn getrusage(at: u64) -> Result {
     Ok(0)
 }
 
-/// RLIMIT_FSIZE is looked at; the others are what they are set to, which is none.
-const RLIMIT_FSIZE: i32 = 1;
-
 fn getrlimit(which: i32, at: u64) -> Result {
-    let limit = if which == RLIMIT_FSIZE { proc::file_size_limit() } else { -1 };
-    let limit = if limit < 0 { i64::MAX } else { limit };
-    vm::write(at, [limit, i64::MAX])?;
+    let which = usize::try_from(which).ok().filter(|&which| which < 15).ok_or(EINVAL)?;
+    vm::write(at, [limit::current(which), limit::INFINITY])?;
     Ok(0)
 }
 
 fn setrlimit(which: i32, at: u64) -> Result {
+    let which = usize::try_from(which).ok().filter(|&which| which < 15).ok_or(EINVAL)?;
     let [soft, _]: [i64; 2] = vm::read(at)?;
-    if which == RLIMIT_FSIZE {
-        proc::with(|its| its.size_limit = if soft == i64::MAX { -1 } else { soft });
-    }
+    limit::set(which, soft);
     Ok(0)
 }
 
@@ -620,7 +682,7 @@ fn nanosleep(at: u64, left_at: u64) -> Result {
 fn setitimer(at: u64) -> Result {
     // The interval, then the first expiry, in seconds and microseconds.
     let [every_s, every_us, first_s, first_us]: [i64; 4] = vm::read(at)?;
-    proc::set_alarm(span(first_s, first_us * 1000)?, span(every_s, every_us * 1000)?);
+    signal::set_alarm(span(first_s, first_us * 1000)?, span(every_s, every_us * 1000)?);
     Ok(0)
 }
 

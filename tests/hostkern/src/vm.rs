@@ -353,6 +353,19 @@ pub fn protect(vm: *mut sys::vmspace, at: u64, len: u64, prot: i32) -> Result<()
     Ok(())
 }
 
+/// mlock(2), which changes nothing here: whether all of the range is mapped.
+pub fn wire(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
+    let end = (at + len).next_multiple_of(PAGE);
+    let mut page = at & !(PAGE - 1);
+    while page < end {
+        if !with_map(vm as usize, |map| map.entry_at(page).is_some()) {
+            return Err(ENOMEM);
+        }
+        page += PAGE;
+    }
+    Ok(())
+}
+
 /// A copy for fork(2): private memory is copied, shared memory is shared.
 pub fn fork(vm: *mut sys::vmspace) -> *mut sys::vmspace {
     let copy = new();
