@@ -68,7 +68,7 @@ macro_rules! functions {
     (@type $ret:ty) => { $ret };
     ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
         $(
-            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_variables)]
+            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
                 sched::point();

@@ -12,7 +12,7 @@ use crate::sched::{Tid, Woken};
 use crate::signal::{self, Action, Queue, SIGCHLD, SIGKILL, SIGNALS, interruption, post};
 use crate::state::Held;
 use crate::user::{self, Frame, Trap};
-use crate::{file, imports, limit, mem, module, report, sched, sys, syscalls, vm};
+use crate::{file, imports, limit, mem, report, sched, sys, syscalls, vm};
 
 /// The most processes, as kern.maxproc.
 pub const MAX_PROCS: usize = 200;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The end of a run that went wrong: what happened, where everybody was, and how to see it again.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sched;
@@ -27,6 +28,30 @@ pub fn set_again(command: String, limit: Duration) {
 /// Whether the run takes too long.
 pub fn is_late() -> bool {
     DEADLINE.get().is_some_and(|deadline| Instant::now() > *deadline)
+}
+
+/// Milliseconds of the last progress line, or never.
+static PROGRESS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Has [`progress`] print.
+pub fn show_progress() {
+    PROGRESS.store(0, Ordering::Relaxed);
+}
+
+/// Now and then, one line that is overwritten by the next.
+pub fn progress(calls: u64, syscalls: u64) {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let last = PROGRESS.load(Ordering::Relaxed);
+    if last == u64::MAX {
+        return;
+    }
+    let now = START.get_or_init(Instant::now).elapsed().as_millis() as u64;
+    let terminal = std::io::stderr().is_terminal();
+    if now >= last + if terminal { 200 } else { 2000 } {
+        PROGRESS.store(now, Ordering::Relaxed);
+        let line = format!("hostkern: {syscalls} system calls, {calls} kernel calls");
+        if terminal { eprint!("{line} \r") } else { eprintln!("{line}") }
+    }
 }
 
 /// Writes to the console, past any buffer.

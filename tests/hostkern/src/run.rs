@@ -2,7 +2,7 @@
 //! Runs: one program with one seed in this process, or many seeds in processes of their own.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use crate::{file, imports, kqueue, mem, module, proc, report, syscalls, sysctl, 
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
-                    [--limit SECONDS] [--keep-loaded] [--verbose] -- PROGRAM [ARG...]
-       hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...]
+                    [--limit SECONDS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern functions
 
-run    loads the modules, runs the program, unloads aio_rs and looks for what is left over; the exit
-       status is the program's, or 9 for a panic. `@seed` in an argument is the seed.
+run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
+       status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace.
 ";
 
@@ -27,13 +27,15 @@ struct Options {
     spurious: u64,
     keep_loaded: bool,
     verbose: bool,
+    progress: bool,
     /// Seconds a run may take.
     limit: u64,
     first: u64,
     count: u64,
     jobs: usize,
     recheck: u64,
-    program: Vec<String>,
+    /// Programs with their arguments, run one after the other.
+    programs: Vec<Vec<String>>,
 }
 
 fn parse(args: &[String]) -> Result<Options, String> {
@@ -44,18 +46,24 @@ fn parse(args: &[String]) -> Result<Options, String> {
         spurious: 0,
         keep_loaded: false,
         verbose: false,
+        progress: false,
         limit: 100,
         first: 1,
         count: 1,
         jobs: 1,
         recheck: 20,
-        program: Vec::new(),
+        programs: Vec::new(),
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if arg == "--" {
-            options.program = args.cloned().collect();
+            let rest: Vec<String> = args.cloned().collect();
+            options.programs = rest.split(|word| word == "--").map(<[String]>::to_vec).collect();
             break;
+        }
+        if arg == "--progress" {
+            options.progress = true;
+            continue;
         }
         if arg == "--verbose" {
             options.verbose = true;
@@ -90,7 +98,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             _ => return Err(format!("unknown option {arg}")),
         }
     }
-    if options.program.is_empty() {
+    if options.programs.is_empty() || options.programs.iter().any(Vec::is_empty) {
         return Err("which program?".to_owned());
     }
     Ok(options)
@@ -162,6 +170,9 @@ fn one(options: Options) -> ExitCode {
     stay_on_one_processor();
     report::catch_panics();
     report::set_again(again(&options), Duration::from_secs(options.limit));
+    if options.progress {
+        report::show_progress();
+    }
     let started = Instant::now();
     let read = |name: &str| {
         let path = options.modules.join(name);
@@ -169,19 +180,25 @@ fn one(options: Options) -> ExitCode {
             .unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())))
     };
     let (gate, engine) = (read("aio_rs_gate.ko"), read("aio_rs.ko"));
-    let program = PathBuf::from(&options.program[0]);
-    let program = program.canonicalize().unwrap_or_else(|error| {
-        report::give_up(&format!("{}: {error}", program.display()));
-    });
-    let argv: Vec<String> =
-        options.program.iter().map(|arg| arg.replace("@seed", &options.seed.to_string())).collect();
+    let programs: Vec<(PathBuf, Vec<String>)> = options
+        .programs
+        .iter()
+        .map(|words| {
+            let path = PathBuf::from(&words[0]);
+            let path = path.canonicalize().unwrap_or_else(|error| {
+                report::give_up(&format!("{}: {error}", path.display()));
+            });
+            let seed = options.seed.to_string();
+            (path, words.iter().map(|word| word.replace("@seed", &seed)).collect())
+        })
+        .collect();
     sched::configure(options.seed, options.policy, options.spurious);
     mem::start();
     vm::start();
     user::start();
     file_and_modules();
     let first = proc::start_kernel(move || {
-        kernel_thread(&gate, &engine, &program, &argv, &options, started);
+        kernel_thread(&gate, &engine, &programs, &options, started);
     });
     sched::begin(first);
     loop {
@@ -215,16 +232,21 @@ fn again(options: &Options) -> String {
         exe.display(),
         options.modules.display(),
         options.seed,
-        options.program.join(" ")
+        options.programs.iter().map(|words| words.join(" ")).collect::<Vec<_>>().join(" -- ")
     )
+}
+
+/// A counter of the engine's, 0 where there is none.
+fn counter(name: &str) -> u64 {
+    let bytes = sysctl::access(&format!("vfs.aio.rs.{name}"), 8, None, true).unwrap_or_default();
+    bytes.try_into().map_or(0, u64::from_le_bytes)
 }
 
 /// The kernel's own thread: the life of the machine.
 fn kernel_thread(
     gate: &[u8],
     engine: &[u8],
-    program: &Path,
-    argv: &[String],
+    programs: &[(PathBuf, Vec<String>)],
     options: &Options,
     started: Instant,
 ) {
@@ -233,33 +255,37 @@ fn kernel_thread(
             report::console(&format!("hostkern: kldload: {why}\n"));
             report::end(report::BROKEN);
         }
+        report::console(&format!("hostkern: load {name}: ok\n"));
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let status = match proc::start_program(program, argv, &cwd) {
-        Ok(pid) => proc::wait_for_program(pid),
-        Err(error) => {
-            report::console(&format!(
-                "hostkern: {} cannot be started: errno {}\n",
-                program.display(),
-                error.0
-            ));
-            report::end(report::BROKEN);
+    let mut status = 0;
+    for (program, argv) in programs {
+        status = match proc::start_program(program, argv, &cwd) {
+            Ok(pid) => proc::wait_for_program(pid),
+            Err(error) => {
+                let program = program.display();
+                report::console(&format!("hostkern: {program} cannot be started: errno {}\n", error.0));
+                report::end(report::BROKEN);
+            }
+        };
+        if status != 0 {
+            break;
         }
-    };
+    }
     let mut bad = Vec::new();
     proc::kill_everybody();
-    let served = sysctl::access("vfs.aio.rs.served", 8, None, true).ok();
-    let served = served.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let (served, unserved) = (counter("served"), counter("unserved"));
     if sysctl::value("vfs.aio.num_queue_count") != 0 {
         bad.push(format!(
             "vfs.aio.num_queue_count is {} at the end",
             sysctl::value("vfs.aio.num_queue_count")
         ));
     }
-    if !options.keep_loaded
-        && let Err(errno) = module::unload("aio_rs.ko")
-    {
-        bad.push(format!("kldunload aio_rs failed with errno {errno}"));
+    if !options.keep_loaded {
+        match module::unload("aio_rs.ko") {
+            Ok(()) => report::console("hostkern: unload aio_rs.ko: ok\n"),
+            Err(errno) => bad.push(format!("kldunload aio_rs failed with errno {errno}")),
+        }
     }
     if !options.keep_loaded {
         // The last workers are on their way out.
@@ -291,7 +317,7 @@ fn kernel_thread(
         report::console(&format!("hostkern: LEFT OVER: {why}\n"));
     }
     report::console(&format!(
-        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} unserved={unserved} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
         options.seed,
         totals.policy,
         totals.syscalls,
@@ -335,7 +361,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 fn many(options: &Options) -> ExitCode {
     let exe = std::env::current_exe().expect("a path");
-    let program = PathBuf::from(&options.program[0]).canonicalize().unwrap_or_default();
     let modules = options.modules.canonicalize().unwrap_or_default();
     let work = std::env::temp_dir().join(format!("hostkern-{}", std::process::id()));
     let mut queue: Vec<(u64, Option<String>)> =
@@ -357,7 +382,10 @@ fn many(options: &Options) -> ExitCode {
             if options.spurious > 0 {
                 command.args(["--spurious", &options.spurious.to_string()]);
             }
-            command.arg("--").arg(&program).args(&options.program[1..]);
+            for words in &options.programs {
+                let program = PathBuf::from(&words[0]).canonicalize().unwrap_or_default();
+                command.arg("--").arg(program).args(&words[1..]);
+            }
             command
                 .current_dir(dir.join("work"))
                 .stdout(log)
@@ -452,7 +480,7 @@ fn settle(
         }
         let mut once = Options {
             seed: run.seed,
-            program: options.program.clone(),
+            programs: options.programs.clone(),
             modules: options.modules.clone(),
             ..*options
         };

@@ -304,8 +304,12 @@ fn leave(host: &Arc<Host>) {
 /// A scheduling point: time passes, and somebody else may go on.
 pub fn point() {
     let me = current();
-    if SCHED.with(|s| s.calls % 65536 == 65535) && report::is_late() {
-        report::panic("the run does not come to an end");
+    if SCHED.with(|s| s.calls % 16384 == 16383) {
+        if report::is_late() {
+            report::panic("the run does not come to an end");
+        }
+        let (calls, syscalls) = SCHED.with(|s| (s.calls, s.syscalls));
+        report::progress(calls, syscalls);
     }
     let (next, spurious) = SCHED.with(|s| {
         assert!(s.current == me, "a thread runs that has no turn");
