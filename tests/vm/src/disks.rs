@@ -35,6 +35,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "aio_demo",
         "aio_copytree",
         "conformance",
+        "deliver",
         "fuzz",
         "holder",
         "noworker",

@@ -96,6 +96,7 @@ impl Steps {
         let calls = requests;
         let few = requests.div_ceil(4);
         self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
+        self.on_scratch("deliver-warm-up", &format!("deliver --rounds 20 --seed {seed}"));
         self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
@@ -104,6 +105,7 @@ impl Steps {
         self.count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
+        self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
         self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
