@@ -220,11 +220,14 @@ check() {
 	    --stack-chain 3072 --report "$out/kocheck.txt" "$@" >/dev/null
 }
 
-# The programs that run in a guest: static, without libc, for any FreeBSD on amd64.
+# The programs that run in a guest: static, without libc, for any FreeBSD on amd64, in 64 bits and
+# in 32.
 programs() {
 	cd "$top"
-	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
-	    --config tests/guest/freebsd.toml
+	for config in freebsd freebsd32; do
+		RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
+		    --config tests/guest/$config.toml
+	done
 }
 
 # The host kernel, for the same headers as the modules.

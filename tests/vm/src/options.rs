@@ -13,13 +13,15 @@ Commands
   test      conformance, stress and leak check, with the built-in as the reference
   vm-test   the base system's suite and ours, case by case, built-in beside aio_rs
   shell     log a person in with the module loaded
-  exec CMD  run one shell command in the guest (programs are in /mnt/bin)
+  exec CMD  run one shell command in the guest (programs are in /mnt/bin,
+            those for i386 in /mnt/bin32)
 
 Options
   --vm-dir DIR      the machine: kernel and root.img, or disk.qcow2 or disk.img
                     (default: $FREEBSD_VM, or ~/.cache/aio-rs/vm)
   --modules DIR     aio_rs.ko and aio_rs_gate.ko (default: build)
   --programs DIR    guest programs (default: target/x86_64-unknown-none/release)
+  --programs32 DIR  the same for i386 (default: target/i386/release)
   --kernel WHICH    plain, debug, image, or both: all there are (default: both;
                     run, shell and exec take the first of them)
   --smp N           processors (default: 2)
@@ -59,6 +61,8 @@ pub struct Options {
     pub modules: PathBuf,
     /// Where the guest programs are.
     pub programs: PathBuf,
+    /// Where those for i386 are; they may be missing.
+    pub programs32: PathBuf,
     /// Which kernel: a machine's name, or "both".
     pub kernel: String,
     /// Processors.
@@ -103,6 +107,7 @@ impl Options {
                 .map_or_else(|| PathBuf::from(home).join(".cache/aio-rs/vm"), PathBuf::from),
             modules: "build".into(),
             programs: "target/x86_64-unknown-none/release".into(),
+            programs32: "target/i386/release".into(),
             kernel: "both".into(),
             smp: 2,
             mem: 1024,
@@ -122,6 +127,7 @@ impl Options {
                 "--vm-dir" => options.vm_dir = value()?.into(),
                 "--modules" => options.modules = value()?.into(),
                 "--programs" => options.programs = value()?.into(),
+                "--programs32" => options.programs32 = value()?.into(),
                 "--kernel" => {
                     options.kernel = one_of(word, value()?, &["plain", "debug", "image", "both"])?;
                 }

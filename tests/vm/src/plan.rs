@@ -75,6 +75,8 @@ impl Steps {
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
              && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",
         );
+        // The same cases in 32 bits, where the kernel has them.
+        self.step("run conformance32-ufs 1800 lines /mnt/bin32/conformance");
     }
 
     /// Counts what could have leaked; the scratch file system must not be mounted.

@@ -345,7 +345,7 @@ fn faults(test: &Test, op: Op, fd: i32, addr: usize, len: usize) -> Outcome {
 fn an_unmapped_buffer_fails_later_with_efault(test: &Test) -> Outcome {
     let fd = test.file("file", 10_000)?;
     for op in OPS {
-        for addr in [0, HOLE, 0xffff_ffff_8000_0000] {
+        for addr in [0, HOLE, guest::mem::KERNEL] {
             faults(test, op, fd, addr, 1000)?;
         }
     }

@@ -225,9 +225,9 @@ impl Test {
 
     /// A list of pieces.
     pub fn pieces(&self, buffers: &[Region]) -> Region {
-        let list = self.buffer(buffers.len().max(1) * 16);
+        let list = self.buffer(buffers.len().max(1) * size_of::<Iovec>());
         for (index, buffer) in buffers.iter().enumerate() {
-            list.put(index * 16, Iovec { base: buffer.addr(), len: buffer.len() });
+            list.put(index * size_of::<Iovec>(), Iovec { base: buffer.addr(), len: buffer.len() });
         }
         list
     }

@@ -142,7 +142,10 @@ fn the_list_is_copied_before_the_sigevent_is_judged(test: &Test) -> Outcome {
         Sigevent::kevent(kq.0, 0, 0),
     ] {
         let at = test.sigevent(sig);
-        refused(aio::listio(LIO_NOWAIT, HOLE, 1, at), EFAULT, "an unmapped list")?;
+        // In 32 bits an unknown kind is seen when the structure is converted.
+        let early = sig.notify == SIGEV_THREAD && cfg!(target_pointer_width = "32");
+        let wanted = if early { EINVAL } else { EFAULT };
+        refused(aio::listio(LIO_NOWAIT, HOLE, 1, at), wanted, "an unmapped list")?;
     }
     kq.empty()
 }

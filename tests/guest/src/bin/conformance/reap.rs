@@ -193,7 +193,7 @@ fn aio_error_of_an_unknown_block_is_what_the_block_says(test: &Test) -> Outcome 
 
 fn aio_error_of_an_unmapped_block_is_minus_one(test: &Test) -> Outcome {
     test.use_aio()?;
-    for addr in [0, HOLE, 0xffff_ffff_8000_0000] {
+    for addr in [0, HOLE, guest::mem::KERNEL] {
         same(aio::error(addr), Ok(-1), "aio_error")?;
     }
     Ok(())

@@ -129,7 +129,7 @@ fn a_length_over_iosize_max_is_einval(test: &Test) -> Outcome {
 
 fn too_many_pieces_are_einval(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
-    let list = test.buffer(1025 * 16);
+    let list = test.buffer(1025 * size_of::<sys::Iovec>());
     for op in [Op::Readv, Op::Writev] {
         for count in [1025, 0x7fff_ffff] {
             let cb = test.block();
@@ -149,7 +149,10 @@ fn pieces_of_too_many_bytes_are_einval(test: &Test) -> Outcome {
         for lens in [[IOSIZE_MAX, 1], [1, IOSIZE_MAX], [IOSIZE_MAX + 1, 0], [usize::MAX, 1]] {
             let list = test.buffer(32);
             for (index, len) in lens.into_iter().enumerate() {
-                list.put(index * 16, sys::Iovec { base: test.buffer(100).addr(), len });
+                list.put(
+                    index * size_of::<sys::Iovec>(),
+                    sys::Iovec { base: test.buffer(100).addr(), len },
+                );
             }
             let cb = test.block();
             cb.set(aio::request(fd, 0, list.addr(), 2));
@@ -201,7 +204,7 @@ fn an_impossible_signal_is_einval(test: &Test) -> Outcome {
 
 fn an_unmapped_aiocb_is_efault(_test: &Test) -> Outcome {
     // The last is not canonical, the one before it is the kernel's.
-    let addresses = [0, 8, HOLE, 0xffff_ffff_8000_0000, usize::MAX - 7, 0x8000_0000_0000_0000];
+    let addresses = [0, 8, HOLE, guest::mem::KERNEL, usize::MAX - 7, 1 << (usize::BITS - 1)];
     for op in OPS {
         for addr in addresses {
             refused(op.submit(addr), EFAULT, "submit")?;
@@ -213,7 +216,7 @@ fn an_unmapped_aiocb_is_efault(_test: &Test) -> Outcome {
 fn an_aiocb_that_runs_into_an_unmapped_page_is_efault(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let Ok(pages) = Region::map(2 * PAGE) else { return fail(format_args!("mmap")) };
-    let cb = Cb::at(&pages, PAGE - 104);
+    let cb = Cb::at(&pages, PAGE - (aio::SIZE / 2 + 16));
     for op in OPS {
         test.prepare(cb, op, fd, 0, &test.buffer(100));
         let second = pages.part(PAGE, PAGE);

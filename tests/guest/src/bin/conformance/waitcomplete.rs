@@ -117,7 +117,7 @@ fn an_impossible_time_stores_null(test: &Test) -> Outcome {
     let cb = test.request(Op::Read, fd, 0, &test.buffer(10));
     test.submit(Op::Read, cb)?;
     same(test.done(cb)?, 0, "aio_error")?;
-    for (sec, nsec) in [(0, -1), (0, 1_000_000_000), (-1, 0), (i64::MIN, 0), (1, i64::MAX)] {
+    for (sec, nsec) in [(0, -1), (0, 1_000_000_000), (-1, 0), (isize::MIN, 0), (1, isize::MAX)] {
         same(aio::waitcomplete(Some(Timespec { sec, nsec })), nothing(EINVAL), "aio_waitcomplete")?;
     }
     same(aio::return_(cb.addr()), Ok(10), "the finished request")
