@@ -447,7 +447,8 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
+    "vfs.aio.rs.lio_empty_kevent",
     "security.bsd.unprivileged_mlock",
     "vfs.aio.enable_unsafe",
     "vfs.aio.max_aio_per_proc",

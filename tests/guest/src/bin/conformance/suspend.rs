@@ -31,7 +31,7 @@ cases! { "suspend":
     a_signal_ends_it_with_eintr_despite_sa_restart,
     other_requests_do_not_end_it,
     several_threads_may_wait_for_one_request,
-    the_longest_list_is_allowed,
+    f07_the_longest_list_is_allowed,
 }
 
 const BAD: usize = 8;
@@ -286,7 +286,7 @@ fn several_threads_may_wait_for_one_request(test: &Test) -> Outcome {
     same(aio::return_(cb), Ok(10), "aio_return")
 }
 
-fn the_longest_list_is_allowed(test: &Test) -> Outcome {
+fn f07_the_longest_list_is_allowed(test: &Test) -> Outcome {
     let limit = sysctl::get("vfs.aio.max_aio_queue_per_proc").unwrap_or(256) as usize;
     let fd = test.file("file", 100)?;
     let cb = test.request(Op::Read, fd, 0, &test.buffer(10));

@@ -19,7 +19,7 @@ cases! { "waitcomplete":
     with_nothing_there_it_stores_null,
     a_bad_time_stores_nothing,
     an_impossible_time_stores_null,
-    an_unwritable_result_pointer_is_no_error,
+    l05_an_unwritable_result_pointer_is_no_error,
     no_time_is_a_poll,
     a_poll_finds_what_is_done,
     it_times_out_even_with_nothing_outstanding,
@@ -123,7 +123,7 @@ fn an_impossible_time_stores_null(test: &Test) -> Outcome {
     same(aio::return_(cb.addr()), Ok(10), "the finished request")
 }
 
-fn an_unwritable_result_pointer_is_no_error(test: &Test) -> Outcome {
+fn l05_an_unwritable_result_pointer_is_no_error(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let time = test.buffer(16);
     for addr in [0, HOLE] {
