@@ -3,11 +3,11 @@
 //! `cargo test` on any machine.
 
 pub mod errno;
+pub mod glance;
 pub mod hash;
 pub mod job;
 pub mod list;
 pub mod slab;
 pub mod table;
-pub mod unfinished;
 
 pub use errno::Errno;

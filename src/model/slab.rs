@@ -20,8 +20,8 @@ enum Entry<T> {
     Used(T),
 }
 
-/// As long as [`CHUNK`]; a slice, so that it is built in place and never on the stack.
-type Chunk<T> = Box<[Entry<T>]>;
+/// Collected as a slice, so that it is built in place and never on the stack.
+type Chunk<T> = Box<[Entry<T>; CHUNK]>;
 
 /// See the file's text.
 pub struct Slab<T> {
@@ -46,7 +46,11 @@ pub struct Lack {
 impl<T> Growth<T> {
     /// Allocates what `lack` asks for. May sleep.
     pub fn new(lack: Lack) -> Growth<T> {
-        let chunk = || (0..CHUNK).map(|_| Entry::Free(NONE)).collect();
+        let chunk = || -> Chunk<T> {
+            let entries: Box<[Entry<T>]> = (0..CHUNK).map(|_| Entry::Free(NONE)).collect();
+            let Ok(entries) = entries.try_into() else { panic!("a chunk has its length") };
+            entries
+        };
         Growth {
             chunks: (0..lack.chunks).map(|_| chunk()).collect(),
             spine: Vec::with_capacity(lack.spine),
@@ -69,6 +73,12 @@ impl<T> Slab<T> {
     /// Whether no entry is used.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether one more entry fits.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.free != NONE
     }
 
     /// Says what must be grown before `count` more entries fit; `None` when they do.
@@ -101,10 +111,12 @@ impl<T> Slab<T> {
         growth
     }
 
+    #[inline]
     fn entry(&self, id: Id) -> &Entry<T> {
         &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
 
+    #[inline]
     fn entry_mut(&mut self, id: Id) -> &mut Entry<T> {
         &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
@@ -120,6 +132,16 @@ impl<T> Slab<T> {
         self.len += 1;
         *self.entry_mut(id) = Entry::Used(value);
         Ok(id)
+    }
+
+    /// Drops an entry.
+    pub fn discard(&mut self, id: Id) {
+        let free = self.free;
+        let entry = self.entry_mut(id);
+        assert!(matches!(entry, Entry::Used(_)), "entry {id} removed twice");
+        *entry = Entry::Free(free);
+        self.free = id;
+        self.len -= 1;
     }
 
     /// Takes an entry out.
