@@ -27,6 +27,7 @@ pub mod start;
 pub mod sys;
 pub mod sysctl;
 pub mod thread;
+pub mod tick;
 pub mod time;
 
 pub use errno::{Errno, Result};

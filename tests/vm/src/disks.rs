@@ -36,6 +36,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "runner",
         "aio_demo",
         "aio_copytree",
+        "bench",
         "conformance",
         "deliver",
         "fuzz",

@@ -12,7 +12,7 @@ use crate::report::{self, Report};
 use crate::symbols::{self, Symbols};
 use crate::trouble;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ impl<'a> Guest<'a> {
         let label = format!("{}-{label}", machine.name);
         let disks = make_disks(options, &label, plan)?;
         let log = options.out.join(format!("{label}.log"));
-        let size = Size { smp: options.smp, mem: options.mem };
+        let size = Size { smp: options.smp, mem: options.mem, icount: options.icount };
         let (program, args, destroy) = if options.bhyve {
             let copy = options.out.join("disk-copy.img");
             if let Boot::Disk { image, .. } = &machine.boot {
@@ -121,8 +121,14 @@ impl<'a> Guest<'a> {
             let (args, name) = hypervisor::bhyve(machine, &copy, &disks, size, std::process::id())?;
             ("bhyve", args, Some(name))
         } else {
-            let kvm = options.accel == "kvm" || (options.accel == "auto" && kvm_is_usable());
-            ("qemu-system-x86_64", hypervisor::qemu(machine, &disks, size, kvm), None)
+            let kvm = options.icount.is_none()
+                && (options.accel == "kvm" || (options.accel == "auto" && kvm_is_usable()));
+            let mut args = hypervisor::qemu(machine, &disks, size, kvm);
+            if let Some(plugin) = &options.profile {
+                args.push("-plugin".into());
+                args.push(hypervisor::plugin(plugin, &profile_file(&log)));
+            }
+            ("qemu-system-x86_64", args, None)
         };
         let console = Console::start(program, &args, &log, options.timeout)?;
         Ok(Self { options, machine, console, disks, log, destroy })
@@ -133,8 +139,14 @@ impl<'a> Guest<'a> {
         let from = self.console.text.len();
         self.console.send("mount -uw /; mkdir -p /mnt; mount -t ufs -o ro /dev/vtbd1 /mnt && \\");
         self.console.send("/mnt/bin/runner /mnt/plan /dev/vtbd2; echo vm-over-$((40+2))=$?");
+        let report = &self.disks.report;
+        // Where instructions are the clock, the delays before the power goes off take minutes.
+        let hurry = self.options.icount.is_some();
         let ended = self.console.wait(silence, |console| {
             let text = &console.text[from..];
+            if hurry && text.contains("\n@done\n") && read_report(report).done {
+                return Some(true);
+            }
             let at = text.find("vm-over-42=")?;
             text[at..].split_once('\n').map(|(status, _)| status.trim() == "vm-over-42=0")
         });
@@ -148,8 +160,7 @@ impl<'a> Guest<'a> {
     }
 
     fn report(&self) -> Report {
-        let disk = fs::read(&self.disks.report).unwrap_or_default();
-        Report::parse(&report::text_of_disk(&disk))
+        read_report(&self.disks.report)
     }
 
     fn finish(mut self, failure: Option<Failure>) -> Outcome {
@@ -208,16 +219,31 @@ impl<'a> Guest<'a> {
         let lines: Vec<&str> = text[from..].lines().collect();
         let (skip, count) = if from > 0 { (0, 80) } else { (lines.len().saturating_sub(25), 25) };
         let tail: Vec<&str> = lines.into_iter().skip(skip).take(count).collect();
-        let mut files = Vec::new();
-        let kldstat = report.run("kldstat").map(|run| run.out.join("\n")).unwrap_or_default();
-        for (name, base) in symbols::kldstat(&kldstat) {
-            files.extend(Symbols::read(&self.options.modules.join(name), base));
-        }
-        if let Boot::Direct { kernel, .. } = &self.machine.boot {
-            files.extend(Symbols::read(kernel, 0));
-        }
+        let files = symbols(self.options, self.machine, report);
         symbols::annotate(&tail.join("\n"), &files)
     }
+}
+
+fn read_report(disk: &Path) -> Report {
+    Report::parse(&report::text_of_disk(&fs::read(disk).unwrap_or_default()))
+}
+
+/// The functions of the modules that a guest loaded, and of its kernel.
+pub fn symbols(options: &Options, machine: &Machine, report: &Report) -> Vec<Symbols> {
+    let mut files = Vec::new();
+    let kldstat = report.run("kldstat").map(|run| run.out.join("\n")).unwrap_or_default();
+    for (name, base) in symbols::kldstat(&kldstat) {
+        files.extend(Symbols::read(&options.modules.join(name), base));
+    }
+    if let Boot::Direct { kernel, .. } = &machine.boot {
+        files.extend(Symbols::read(kernel, 0));
+    }
+    files
+}
+
+/// Where QEMU's plugin writes the profile of a boot.
+pub fn profile_file(log: &Path) -> PathBuf {
+    log.with_extension("profile")
 }
 
 /// Why a guest did not come to its end, in one line.

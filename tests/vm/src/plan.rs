@@ -259,6 +259,36 @@ fn zfs(steps: &mut Steps) {
     ));
 }
 
+/// `vm bench`: file systems and disks to measure on, then the program.
+pub fn bench(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    if options.module {
+        steps.load("");
+    }
+    steps.step("value kernel hw.ncpu");
+    steps.step("mustsh tmpfs 120 lines mkdir -p /tmp/t /media/b && mount -t tmpfs tmpfs /tmp/t");
+    // Sectors of zeroes would not be stored.
+    steps.step(
+        "mustsh md 600 lines mdconfig -a -t malloc -s 16m -u 9 && dd if=/dev/random of=/dev/md9 bs=64k count=256",
+    );
+    // A file system that was just mounted has nothing in the cache.
+    steps.step(
+        "mustsh cold 1200 lines for n in 0 1 16; do dd if=/dev/zero of=/media/b/cold$n bs=128k count=400 || exit 1; \
+         done; sync; umount /media; mount -t ufs -o noatime /dev/vtbd3 /media",
+    );
+    let only =
+        if options.only.is_empty() { String::new() } else { format!(" --only {}", options.only) };
+    steps.step(&format!(
+        "run bench 36000 lines /mnt/bin/bench --percent {}{only} --ufs /media --tmpfs /tmp/t --cold /media/b \
+         --disk /dev/vtbd4 --md /dev/md9",
+        options.percent
+    ));
+    if options.module {
+        steps.step("sh unload 120 lines kldunload aio_rs");
+    }
+    steps.done()
+}
+
 /// `vm shell`: load, and come back to the console.
 pub fn shell(options: &Options) -> Plan {
     let mut steps = Steps::new();
@@ -297,6 +327,7 @@ mod tests {
             run(&options("run")),
             reference(&options("vm-test"), true),
             module(&options("vm-test"), true),
+            bench(&options("bench --only read-depth")),
             exec(&options("exec x"), "sysctl vfs.aio"),
         ];
         for line in plans.iter().flat_map(|plan| plan.text.lines()) {
