@@ -3,7 +3,9 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::raw::{counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, thread, ucred, uio, vnode};
+use crate::raw::{
+    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, thread, ucred, uio, vnode,
+};
 
 unsafe extern "C" {
     pub fn aio_rs_fdrop(fp: *mut file, td: *mut thread) -> c_int;

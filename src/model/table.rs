@@ -20,6 +20,7 @@ use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
 use super::slab::{Growth, Id, Lack, NONE, Slab};
+use super::unfinished::Unfinished;
 
 /// What I/O cost, to be charged to the thread that reaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -264,7 +264,10 @@ fn kernel_thread(
             Ok(pid) => proc::wait_for_program(pid),
             Err(error) => {
                 let program = program.display();
-                report::console(&format!("hostkern: {program} cannot be started: errno {}\n", error.0));
+                report::console(&format!(
+                    "hostkern: {program} cannot be started: errno {}\n",
+                    error.0
+                ));
                 report::end(report::BROKEN);
             }
         };

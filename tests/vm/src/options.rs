@@ -245,6 +245,15 @@ mod tests {
     }
 
     #[test]
+    fn bench() {
+        let options = parse("bench --boots 7 --timed 0 --only read-depth --json x").unwrap();
+        assert_eq!((options.boots, options.timed, options.only.as_str()), (7, 0, "read-depth"));
+        assert_eq!(options.json, Some(PathBuf::from("x")));
+        assert!(parse("bench").unwrap().boots >= 5);
+        assert!(parse("bench --boots 1000").unwrap_err().contains("--boots"));
+    }
+
+    #[test]
     fn exec_takes_a_command() {
         let options = parse("exec --no-module sysctl vfs.aio").unwrap();
         assert_eq!(options.command, Command::Exec("sysctl vfs.aio".into()));

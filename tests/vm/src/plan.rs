@@ -336,6 +336,17 @@ mod tests {
     }
 
     #[test]
+    fn bench_measures_the_engine_that_is_asked_for() {
+        let built_in = bench(&options("bench --no-module")).text;
+        assert!(!built_in.contains("kldload"));
+        let ours = bench(&options("bench --only lio --percent 50")).text;
+        assert!(
+            ours.find("kldload /mnt/aio_rs.ko")
+                < ours.find("/mnt/bin/bench --percent 50 --only lio")
+        );
+    }
+
+    #[test]
     fn the_reference_has_no_module() {
         assert!(!reference(&options("test"), false).text.contains("kldload"));
         assert!(!run(&options("run --no-module")).text.contains("kldload"));
