@@ -42,6 +42,8 @@ pub struct Outcome {
     pub last_lines: String,
     /// Where the console's text is.
     pub log: PathBuf,
+    /// What the kernel died of at a first try, before anything of ours was there.
+    pub early: Option<String>,
 }
 
 /// Boots a machine and works through a plan.
@@ -54,9 +56,24 @@ pub fn run(
     label: &str,
     plan: &Plan,
 ) -> Result<Outcome, String> {
-    let mut guest = Guest::boot(options, machine, label, &plan.text)?;
-    let result = log_in(&mut guest.console, BOOT_SILENCE).and_then(|()| guest.work(plan.silence));
-    Ok(guest.finish(result.err()))
+    let mut early = None;
+    loop {
+        let mut guest = Guest::boot(options, machine, label, &plan.text)?;
+        let result = match log_in(&mut guest.console, BOOT_SILENCE) {
+            // An emulated machine's kernel may die while it starts its processors. Nothing of ours
+            // was there yet, so it is tried once more, and said.
+            Err(Failure::Stop(Stop::Panic)) if early.is_none() => {
+                let line = trouble::panic_line(&guest.console.text).unwrap_or("panic");
+                eprintln!("vm: {}: {line} before log-in, without us: once more", machine.name);
+                early = Some(line.to_owned());
+                let _ = fs::rename(&guest.log, guest.log.with_extension("early.log"));
+                continue;
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => guest.work(plan.silence),
+        };
+        return Ok(Outcome { early, ..guest.finish(result.err()) });
+    }
 }
 
 /// Boots a machine, loads the module as the plan says, and connects a person.
@@ -191,6 +208,7 @@ impl<'a> Guest<'a> {
             trouble,
             last_lines,
             log: self.log.clone(),
+            early: None,
         }
     }
 

@@ -303,7 +303,10 @@ fn boot_row(options: &Options, machine: &str, name: &str, outcome: &Outcome) -> 
         )),
         (None, None) if !report.done => Err("the guest's report is not complete".into()),
         (None, None) if !report.errors.is_empty() => Err(report.errors.join("; ")),
-        (None, None) => Ok(String::new()),
+        (None, None) => Ok(match &outcome.early {
+            Some(line) => format!("at the second try: the kernel died before log-in ({line})"),
+            None => String::new(),
+        }),
     };
     Row::step(machine, name, result)
 }

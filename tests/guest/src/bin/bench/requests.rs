@@ -3,10 +3,9 @@
 
 use crate::Failure;
 use guest::aio::{self, Aiocb, Cb, SIGEV_KEVENT, Sigevent};
-use guest::errno::{EINPROGRESS, EINTR};
+use guest::errno::EINTR;
 use guest::mem::Region;
 use guest::sys;
-use guest::time::sleep_ms;
 
 /// Bytes from one control block to the next: whole cache lines.
 const STRIDE: usize = 192;
@@ -134,22 +133,17 @@ impl Requests {
         Err(("short", guest::errno::EIO))
     }
 
-    /// Waits until all have finished, without taking a result.
+    /// Waits until all have finished, without taking a result: by a sync, which follows them.
     pub fn all_done(&self) -> Result<(), Failure> {
-        // The newest finish about last, so the others are asked after them; asking may be slow.
-        for from in [self.count.saturating_sub(32), 0] {
-            let step = if from == 0 { (self.count / 100).max(1) } else { 1 };
-            for index in (from..self.count).step_by(step) {
-                while aio::error(self.addr(index)).map_err(at("aio_error"))? == EINPROGRESS.0 {
-                    sleep_ms(20);
-                }
-            }
-        }
-        Ok(())
+        let block = Region::map(STRIDE).map_err(at("mmap"))?;
+        let sync = Cb::at(&block, 0);
+        sync.set(aio::request(self.fd, 0, 0, 0));
+        aio::fsync(sys::O_SYNC, sync.addr()).map_err(at("aio_fsync"))?;
+        suspend(&[sync.addr()])?;
+        aio::return_(sync.addr()).map_err(at("aio_return"))?;
+        block.unmap().map_err(at("munmap"))
     }
-}
 
-impl Requests {
     /// Gives the memory back.
     pub fn unmap(self) {
         for region in [self.blocks, self.buffers, self.list] {
@@ -168,14 +162,19 @@ pub fn suspend(list: &[usize]) -> Result<(), Failure> {
     }
 }
 
-/// Waits for one event at least, and takes up to 64.
-pub fn events(kq: i32, wanted: usize) -> Result<usize, Failure> {
+/// Waits for one event at least, and takes the results of up to 64 requests that events tell of. A
+/// request's event stays until its result is taken.
+pub fn return_by_events(kq: i32, wanted: usize) -> Result<usize, Failure> {
     let mut found = [sys::Kevent::default(); 64];
     let wanted = wanted.min(found.len());
-    loop {
+    let count = loop {
         match sys::kevent_wait(kq, &mut found[..wanted]) {
             Err(EINTR) => {}
-            other => return other.map_err(at("kevent")),
+            other => break other.map_err(at("kevent"))?,
         }
+    };
+    for event in &found[..count] {
+        aio::return_(event.ident).map_err(at("aio_return"))?;
     }
+    Ok(count)
 }

@@ -3,7 +3,7 @@
 //! are asked about later, is outside the measured parts; a first round that is not measured starts
 //! workers and fills caches.
 
-use crate::requests::{Requests, at, events, suspend};
+use crate::requests::{Requests, at, return_by_events, suspend};
 use crate::{Bench, Failure};
 use guest::aio;
 use guest::mem::Region;
@@ -330,8 +330,7 @@ fn one_at_a_time(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
             match row.what {
                 What::ReadWaitcomplete => requests.collect(1)?,
                 What::ReadKevent => {
-                    events(kq, 1)?;
-                    requests.return_(0)?;
+                    return_by_events(kq, 1)?;
                 }
                 _ => requests.suspend_and_return(0)?,
             }
@@ -367,9 +366,9 @@ fn in_flight(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
         }
         let mut left = row.count;
         while left > 0 {
-            left -= events(kq, left)?;
+            left -= return_by_events(kq, left)?;
         }
-        (0..row.count).try_for_each(|index| requests.return_(index))
+        Ok(())
     };
     let rounds = (bench.ops(800) as usize).div_ceil(row.count);
     let mut result = round();
@@ -386,7 +385,10 @@ fn fill(row: &Row, bench: &mut Bench, requests: &Requests) -> Result<(), Failure
         requests.read(index)?;
         bench.submitted += 1;
     }
-    requests.all_done()
+    requests.all_done()?;
+    // The sync is one too.
+    bench.submitted += 1;
+    Ok(())
 }
 
 /// Asks about one of many.
