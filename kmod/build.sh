@@ -8,6 +8,7 @@
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
 #   kmod/build.sh programs  build the guest programs
 #   kmod/build.sh hostkern  build build/<target>/hostkern, which loads them on Linux
+#   kmod/build.sh hostkern-test  test it, against modules and programs that are built
 #   kmod/build.sh test-modules  build the modules of tests/kmod
 #   kmod/build.sh lint      lint the kernel half
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
@@ -235,9 +236,21 @@ hostkern() {
 	headers
 	set_flags
 	cd "$top"
-	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --release -p hostkern
+	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --locked --release -p hostkern
 	mkdir -p "$out"
 	cp "$top/target/hostkern-$target/release/hostkern" "$out/hostkern"
+}
+
+# Tests that the host kernel finds what it is there to find.
+hostkern_test() {
+	headers
+	set_flags
+	cd "$top"
+	export CC LD
+	HOSTKERN_MODULES=$out HOSTKERN_VERSION=$osversion \
+	    HOSTKERN_PROGRAMS=$top/target/x86_64-unknown-none/release \
+	    CARGO_TARGET_DIR=$top/target/hostkern-$target \
+	    $CARGO test --locked --release -p hostkern -- --nocapture
 }
 
 # Modules that only tests load: one C file each.
@@ -283,6 +296,7 @@ headers) headers ;;
 modules) modules ;;
 programs) programs ;;
 hostkern) hostkern ;;
+hostkern-test) hostkern_test ;;
 test-modules) test_modules ;;
 host) shift; cd "$top"; host_cargo "$@" ;;
 lint) lint ;;
