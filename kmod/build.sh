@@ -273,6 +273,7 @@ lint() {
 	export CC AR
 	CARGO_TARGET_DIR=$top/target/lint $CARGO clippy --quiet --locked -p aio_rs -p aio_rs_gate -p sys-bindings \
 	    --features aio_rs/kernel -- -D warnings
+	CARGO_TARGET_DIR=$top/target/lint $CARGO clippy --quiet --locked -p hostkern --all-targets -- -D warnings
 }
 
 modules() {

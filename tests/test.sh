@@ -43,7 +43,11 @@ attempt() {
 cargo_tests() {
 	name=$1
 	shift
-	kmod/build.sh host test --locked "$@" -- --nocapture >build/attempt.log 2>&1
+	if [ "$1" = hostkern ]; then
+		FREEBSD=14 SYSDIR= kmod/build.sh hostkern-test >build/attempt.log 2>&1
+	else
+		kmod/build.sh host test --locked "$@" -- --nocapture >build/attempt.log 2>&1
+	fi
 	status=$?
 	cat build/attempt.log >>"$log"
 	counts=$(awk '/^test result:/ { p += $4; f += $6; i += $8 }
@@ -84,6 +88,59 @@ attempt "modules for FreeBSD 14 from packaged headers" env FREEBSD=14 SYSDIR= km
 attempt "modules for FreeBSD 15 from packaged headers" env FREEBSD=15 SYSDIR= kmod/build.sh modules
 attempt "two builds from two directories are identical" reproducible
 attempt "guest programs" kmod/build.sh programs
+
+# The host kernel's seeds: how many, from which on.
+seeds=${SEEDS:-1000} first=${FIRST_SEED:-1}
+
+# conformance: every case of the guest's program, in the host kernel, under a schedule that is
+# chosen by a seed.
+conformance() {
+	work=$(mktemp -d)
+	(cd "$work" && "$top/$hk/hostkern" run --seed "$1" --spurious 2000 --modules "$top/$hk" -- \
+	    "$top/$programs/conformance") >build/attempt.log 2>&1
+	status=$?
+	rm -rf "$work"
+	cat build/attempt.log >>"$log"
+	p=$(grep -c '^ok ' build/attempt.log)
+	f=$(grep -c '^FAIL ' build/attempt.log)
+	s=$(grep -c '^skip ' build/attempt.log)
+	[ "$status" = 0 ] || [ "$f" -gt 0 ] || f=1
+	[ "$p" -gt 0 ] || f=$((f + 1))
+	echo "conformance cases, seed $1: $p passed, $f failed, $s skipped"
+	sed -n 's/^skip /SKIPPED /p' build/attempt.log
+	[ "$f" = 0 ] || { grep '^FAIL ' build/attempt.log; grep '^hostkern' build/attempt.log | tail -25; }
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# scenario NAME PROGRAM ARGS...: many processes and threads at once, once for each seed.
+scenario() {
+	name=$1
+	shift
+	if "$hk/hostkern" seeds --first "$first" --count "$seeds" --jobs "$(getconf _NPROCESSORS_ONLN)" \
+	    --spurious 3000 --recheck 50 --modules "$hk" -- "$@" >build/attempt.log; then
+		pass "$name"
+	else
+		fail "$name"
+	fi
+	cat build/attempt.log
+	cat build/attempt.log >>"$log"
+}
+
+echo "== host kernel"
+if [ "$(uname -s)" != Linux ]; then
+	skip "the host kernel runs on Linux"
+elif ! FREEBSD=14 SYSDIR= kmod/build.sh modules >>"$log" 2>&1 ||
+    ! FREEBSD=14 SYSDIR= kmod/build.sh hostkern >build/attempt.log 2>&1; then
+	fail "the host kernel"
+	tail -25 build/attempt.log
+else
+	hk=build/$(FREEBSD=14 SYSDIR= kmod/build.sh version)
+	cargo_tests "host kernel" hostkern
+	conformance 1
+	conformance 2
+	scenario "$seeds seeds of processes that submit, wait, cancel, fork, exec, exit and are killed" \
+	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
+fi
 
 echo "== real kernels"
 if [ "$(uname -s)" = FreeBSD ]; then

@@ -68,7 +68,7 @@ macro_rules! functions {
     (@type $ret:ty) => { $ret };
     ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
         $(
-            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, unused_variables)]
+            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, clippy::diverging_sub_expression, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
                 sched::point();
@@ -686,8 +686,6 @@ pub fn aio_call(number: u64, args: &mut [u64; 8]) -> Result<u64, Errno> {
     // SAFETY: the entry is inside the table; what is there takes a thread and the arguments.
     let code = unsafe {
         let function = (*table.add(number as usize)).sy_call;
-        let function: Option<unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int> =
-            std::mem::transmute(function);
         let function = function.expect("made at start");
         sched::in_module(|| function(td, args.as_mut_ptr().cast()))
     };
@@ -937,10 +935,10 @@ fn format_c(format: *const c_char, args: &[u64]) -> String {
                 '%' => out.push('%'),
                 's' => {
                     let at = next() as *const c_char;
-                    // SAFETY: what %s is given is a C string or null.
                     let text = if at.is_null() {
                         "(null)".into()
                     } else {
+                        // SAFETY: what %s is given is a C string.
                         unsafe { CStr::from_ptr(at) }.to_string_lossy()
                     };
                     out.push_str(&text);

@@ -493,7 +493,7 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
     let mut frame = rbp;
     for _ in 0..24 {
         if frame < 0x10000
-            || frame % 8 != 0
+            || !frame.is_multiple_of(8)
             || (rip as usize) < AREA
             || rip as usize >= AREA + AREA_SIZE
         {

@@ -471,7 +471,7 @@ fn many(options: &Options) -> ExitCode {
                     if let Some(trace) = trace
                         && run.expected.is_none()
                         && options.recheck != 0
-                        && run.seed % options.recheck == 0
+                        && run.seed.is_multiple_of(options.recheck)
                     {
                         queue.push((run.seed, Some(trace)));
                     }

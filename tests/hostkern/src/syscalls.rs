@@ -95,6 +95,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         5 => open(a(0), int(1), a(2) as u32),
         6 => close(int(0)),
         7 => wait4(int(0), a(1), int(2)),
+        // SAFETY: a C string.
         10 => on_path(a(0), |path| unsafe { libc::unlink(path) }),
         12 => chdir(a(0)),
         20 => Ok(proc::pid() as u64),
@@ -109,9 +110,12 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         92 => fcntl(int(0), int(1), int(2)),
         95 => with_fd(int(0), |_| Ok(0)),
         117 => getrusage(a(1)),
+        // SAFETY: a C string.
         132 => on_path(a(0), |path| unsafe { libc::mkfifo(path, a(1) as u32) }),
         135 => socketpair(a(3)),
+        // SAFETY: a C string.
         136 => on_path(a(0), |path| unsafe { libc::mkdir(path, a(1) as u32) }),
+        // SAFETY: a C string.
         137 => on_path(a(0), |path| unsafe { libc::rmdir(path) }),
         194 => getrlimit(int(0), a(1)),
         195 => setrlimit(int(0), a(1)),

@@ -294,7 +294,7 @@ pub fn map(
     };
     let removed = with_map(vm as usize, |map| {
         let at = if at == 0 { map.find_room(len).ok_or(ENOMEM)? } else { at };
-        if at % PAGE != 0 || at < WINDOW_START || at + len > WINDOW_END {
+        if !at.is_multiple_of(PAGE) || at < WINDOW_START || at + len > WINDOW_END {
             return Err(EINVAL);
         }
         let removed = map.cut(at, at + len);
@@ -331,7 +331,10 @@ fn map_file(fd: RawFd, len: u64, shared: bool) -> Result<Object, Errno> {
 /// munmap(2).
 pub fn unmap(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
     let len = len.next_multiple_of(PAGE);
-    if at % PAGE != 0 || len == 0 || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
+    if !at.is_multiple_of(PAGE)
+        || len == 0
+        || at.checked_add(len).is_none_or(|end| end > WINDOW_END)
+    {
         return Err(EINVAL);
     }
     let removed = with_map(vm as usize, |map| map.cut(at, at + len));
@@ -342,7 +345,7 @@ pub fn unmap(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
 
 /// mprotect(2).
 pub fn protect(vm: *mut sys::vmspace, at: u64, len: u64, prot: i32) -> Result<(), Errno> {
-    if at % PAGE != 0 || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
+    if !at.is_multiple_of(PAGE) || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
         return Err(EINVAL);
     }
     with_map(vm as usize, |map| {
@@ -428,7 +431,7 @@ static ENTRIES: AtomicU64 = AtomicU64::new(0);
 /// is what a call of AIO costs most.
 pub fn shut_window() {
     let entries = ENTRIES.fetch_add(1, Ordering::Relaxed);
-    if entries < 2000 || entries % 16 == 0 {
+    if entries < 2000 || entries.is_multiple_of(16) {
         close_window();
     }
 }
