@@ -910,35 +910,6 @@ pub fn kqueue() -> Result<i32> {
     call!(362).map(|fd| fd as i32)
 }
 
-/// One event, `struct kevent`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct Kevent {
-    /// What it is about; for a request, the address of its control block.
-    pub ident: usize,
-    /// The kind of event.
-    pub filter: i16,
-    /// What was done with it.
-    pub flags: u16,
-    /// Flags of the kind.
-    pub fflags: u32,
-    /// A number of the kind's own.
-    pub data: i64,
-    /// Handed through.
-    pub udata: usize,
-    ext: [u64; 4],
-}
-
-const _: () = assert!(size_of::<Kevent>() == 64);
-
-/// kevent(2) without changes: waits until there is an event, and returns how many there are.
-///
-/// # Errors
-/// Those of the call.
-pub fn kevent_wait(kq: i32, events: &mut [Kevent]) -> Result<usize> {
-    call!(560, kq, 0, 0, events.as_mut_ptr(), events.len(), 0)
-}
-
 /// How long the processors have been idle, together, in microseconds: the run time of the process
 /// whose number is `idle`, if it is the idle process. Counted where threads are switched.
 pub fn idle_us(idle: i32) -> Option<u64> {

@@ -165,10 +165,10 @@ pub fn suspend(list: &[usize]) -> Result<(), Failure> {
 /// Waits for one event at least, and takes the results of up to 64 requests that events tell of. A
 /// request's event stays until its result is taken.
 pub fn return_by_events(kq: i32, wanted: usize) -> Result<usize, Failure> {
-    let mut found = [sys::Kevent::default(); 64];
+    let mut found = [guest::kqueue::Kevent::default(); 64];
     let wanted = wanted.min(found.len());
     let count = loop {
-        match sys::kevent_wait(kq, &mut found[..wanted]) {
+        match guest::kqueue::kevent(kq, &[], &mut found[..wanted], None) {
             Err(EINTR) => {}
             other => break other.map_err(at("kevent"))?,
         }
