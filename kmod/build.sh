@@ -229,7 +229,8 @@ programs() {
 	    --config tests/guest/freebsd.toml
 	# Of the others it is no matter how wide they are.
 	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
-	    --config tests/guest/freebsd32.toml --bin conformance --bin deliver --bin fuzz
+	    --config tests/guest/freebsd32.toml --bin aio_demo \
+	    --bin conformance --bin deliver --bin fuzz --bin stress
 }
 
 # The host kernel, for the same headers as the modules.
