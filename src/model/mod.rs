@@ -5,6 +5,7 @@
 pub mod errno;
 pub mod hash;
 pub mod job;
+pub mod lane;
 pub mod list;
 pub mod slab;
 pub mod table;
