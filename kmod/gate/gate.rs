@@ -363,6 +363,9 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     result
 }
 
+#[path = "tasks.rs"]
+mod tasks;
+
 #[path = "filters.rs"]
 mod filters;
 use filters::{Back, filters_give_back, filters_take};

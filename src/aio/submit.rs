@@ -17,11 +17,14 @@ use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
 use super::process::Process;
 use super::request::{Action, Operation, Request};
+use super::socket::{self, Arrival, Part, Refused};
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::knote::About;
 use crate::kern::limit::FileSize;
 use crate::kern::proc::{Curthread, WaitedProc};
+use crate::kern::sleep;
+use crate::kern::socket::Direction;
 use crate::kern::uio::Buffer;
 use crate::kern::user::{Aiocb, Notify, UserAiocb};
 use crate::kern::vmspace::Vmspace;
@@ -47,7 +50,7 @@ impl Checked {
     /// What about it this engine cannot do yet.
     pub(super) fn unserved(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Queues => Some("a socket"),
+            Kind::Queues => Some("a file type with queues of its own"),
             Kind::Disk if self.operation.transfers() => Some("a disk device"),
             _ => None,
         }
@@ -186,6 +189,7 @@ impl Engine {
     ///
     /// # Errors
     /// EBADF, ENOTCAPABLE: the kqueue. EOPNOTSUPP: I/O on the file may take for ever.
+    #[inline(never)]
     pub(super) fn make(
         &self,
         td: Curthread,
@@ -215,7 +219,15 @@ impl Engine {
         };
         let vm = (!operation.syncs()).then(|| Vmspace::of(td));
         let id = file.as_ref().map_or(0, File::id);
-        let request = Box::new(Request { file, kind, cred: Cred::of(td), vm, action });
+        let direction = match &action {
+            Action::Write { .. } => Direction::Send,
+            _ => Direction::Receive,
+        };
+        let part = match &file {
+            Some(file) if kind == Kind::Socket => Part::new(&self.lanes, file, direction),
+            _ => None,
+        };
+        let request = Box::new(Request { part, file, kind, cred: Cred::of(td), vm, action });
         let submission = Submission {
             address: user.address(),
             fd: aiocb.fd,
@@ -242,6 +254,8 @@ impl Engine {
     ) -> Result<Served, Errno> {
         self.pool.ensure_worker()?;
         let queue_count = self.config.num_queue_count;
+        // How often to look again for the end of the built-in's work on a socket both use.
+        let mut patience = 1000u32;
         let mut upcoming = next();
         while let Some(first) = upcoming.take() {
             let mut current = Some(first);
@@ -251,6 +265,7 @@ impl Engine {
                 return Ok(Served::Pass);
             }
             let mut refused = None;
+            let mut busy = false;
             let mut garbage = Vec::new();
             while let Some(prepared) = current.take() {
                 if inner.table.lacks(Room::Request).is_some() {
@@ -260,11 +275,30 @@ impl Engine {
                 if inner.table.count() >= self.config.queue_per_process_max()
                     || !queue_count.increment_below(self.config.queue_max())
                 {
-                    refused = Some(prepared);
+                    refused = Some((prepared, Errno::EAGAIN));
                     break;
                 }
-                let Prepared { submission, request, notice, .. } = prepared;
-                garbage = inner.table.submit(submission, request, notice, group);
+                let Prepared { user, submission, request, notice } = prepared;
+                if request.part.is_none() {
+                    garbage = inner.table.submit(submission, request, notice, group);
+                } else {
+                    let arrival = Arrival { submission, request, notice, group };
+                    match socket::park(process, &mut inner.table, arrival) {
+                        Ok(more) => garbage = more,
+                        Err((why, arrival)) => {
+                            queue_count.subtract(1);
+                            let Arrival { submission, request, notice, .. } = arrival;
+                            let prepared = Prepared { user, submission, request, notice };
+                            match why {
+                                Refused::Listening => refused = Some((prepared, Errno::EINVAL)),
+                                Refused::Busy if patience > 0 => upcoming = Some(prepared),
+                                Refused::Busy => refused = Some((prepared, Errno::EAGAIN)),
+                            }
+                            busy = matches!(why, Refused::Busy);
+                            break;
+                        }
+                    }
+                }
                 inner.accepted = true;
                 if garbage.capacity() > 0 {
                     break;
@@ -275,10 +309,14 @@ impl Engine {
             drop(inner);
             kick.deliver();
             drop(garbage);
-            if let Some(prepared) = refused {
+            if busy {
+                patience = patience.saturating_sub(1);
+                sleep::pause(c"aiosobu");
+            }
+            if let Some((prepared, error)) = refused {
                 let user = prepared.user;
                 drop(prepared);
-                refuse(user, Errno::EAGAIN);
+                refuse(user, error);
             }
             if upcoming.is_none() {
                 upcoming = next();

@@ -20,6 +20,7 @@ pub mod proc;
 pub mod procmap;
 pub mod signal;
 pub mod sleep;
+pub mod socket;
 pub mod sysctl;
 pub mod uio;
 pub mod user;

@@ -252,6 +252,8 @@ pub struct Memory<P, N, T = ()> {
 
 impl<P, N, T> Memory<P, N, T> {
     /// Allocates what `need` asks for. May sleep.
+    // Out of line, as what it needs of the stack is not needed with what its callers call later.
+    #[inline(never)]
     pub fn new(need: Need) -> Box<Memory<P, N, T>> {
         Box::new(Memory {
             jobs: need.jobs.map(Growth::new),
@@ -373,6 +375,7 @@ impl<P, N, T> Table<P, N, T> {
     }
 
     /// Adds memory; what is left over stays in `memory`.
+    #[inline(never)]
     pub fn grow(&mut self, memory: &mut Memory<P, N, T>) {
         memory.groups = memory.groups.take().map(|growth| self.groups.grow(growth));
         memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
