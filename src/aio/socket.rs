@@ -311,9 +311,8 @@ fn try_request(worker: &Worker, lane: &Queue, request: &mut Request, more: bool)
     let td = worker.thread();
     let before = td.usage();
     let socket = lane.socket();
-    let (moved, end) = cred.lend(worker, || {
-        socket.transfer(worker, file, lane.direction(), buffer, more)
-    });
+    let (moved, end) =
+        cred.lend(worker, || socket.transfer(worker, file, lane.direction(), buffer, more));
     let after = td.usage();
     part.moved += moved;
     // However often it was tried, it counts as one message.

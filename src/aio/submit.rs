@@ -196,7 +196,8 @@ impl Engine {
         process: &Arc<Process>,
         checked: Checked,
     ) -> Result<Prepared, Errno> {
-        let Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset } = checked;
+        let Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset } =
+            checked;
         let notice = Notice::prepare(td, process, About::Request, user.address(), &notify)?;
         if matches!(kind, Kind::Disk | Kind::Unsafe) && !self.config.unsafe_enabled() {
             td.counted_warning(

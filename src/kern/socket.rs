@@ -136,9 +136,7 @@ impl Socket {
         let (code, mut moved) = match direction {
             Direction::Receive => buffer.try_uio(false, td, |uio| {
                 // SAFETY: the socket is referenced, no lock is held, td is the current thread.
-                unsafe {
-                    sys::soreceive(so, null_mut(), uio, null_mut(), null_mut(), &mut flags)
-                }
+                unsafe { sys::soreceive(so, null_mut(), uio, null_mut(), null_mut(), &mut flags) }
             }),
             Direction::Send => {
                 if more {
@@ -304,7 +302,8 @@ impl Buf<'_> {
 
     fn task_is(&self, function: TaskFn) -> bool {
         // SAFETY: under the buffer's lock.
-        unsafe { (*self.raw()).sb_aiotask.ta_func }.is_some_and(|now| now as usize == function as usize)
+        unsafe { (*self.raw()).sb_aiotask.ta_func }
+            .is_some_and(|now| now as usize == function as usize)
     }
 
     /// Makes the task ours, for requests that are about to wait. False: the kernel's runs now, and

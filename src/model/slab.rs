@@ -126,7 +126,9 @@ impl<T> Slab<T> {
         while self.chunks.len() < self.chunks.capacity() {
             let wanted = chunk_len(self.chunks.len());
             // Others may have grown it meanwhile.
-            let Some(mut chunk) = growth.chunks.pop_if(|chunk| chunk.len() == wanted) else { break };
+            let Some(mut chunk) = growth.chunks.pop_if(|chunk| chunk.len() == wanted) else {
+                break;
+            };
             let base = entries(self.chunks.len());
             for (offset, entry) in chunk.iter_mut().enumerate().rev() {
                 *entry = Entry::Free(self.free);

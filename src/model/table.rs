@@ -353,8 +353,7 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Says what memory an operation needs first.
     pub fn lacks(&self, room: Room) -> Option<Need> {
-        let mut need =
-            Need { jobs: None, groups: None, buckets: None, waits: None, waiters: None };
+        let mut need = Need { jobs: None, groups: None, buckets: None, waits: None, waiters: None };
         match room {
             Room::Request => {
                 need.jobs = self.jobs.lacks(1);
@@ -593,7 +592,8 @@ impl<P, N, T> Table<P, N, T> {
                 Finished::Gone { payload, last: job.awaited && self.orphans_awaited == 0 }
             }
             _ => {
-                let list = if state == JobState::Parked { &mut self.parked } else { &mut self.active };
+                let list =
+                    if state == JobState::Parked { &mut self.parked } else { &mut self.active };
                 list.remove(&mut self.jobs, id);
                 let job = &mut self.jobs[id];
                 job.ticket = None;
@@ -794,10 +794,10 @@ impl<P, N, T> Table<P, N, T> {
         tell: &mut dyn FnMut(&mut N, News),
     ) -> Cancelled {
         let mut outcome = Outcome::CANCELED;
-        if self.jobs[id].state == JobState::Parked {
-            if let Some(end) = self.withdraw(id, withdraw) {
-                outcome = end;
-            }
+        if self.jobs[id].state == JobState::Parked
+            && let Some(end) = self.withdraw(id, withdraw)
+        {
+            outcome = end;
         }
         let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Cancel) {
