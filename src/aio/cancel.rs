@@ -49,7 +49,7 @@ impl Engine {
                 Some(user) => table.cancel_one(fd, user.address(), &mut withdraw, told),
                 None => table.cancel_all(fd, CHUNK, &mut withdraw, told),
             };
-            for _ in 0..now.cancelled {
+            for _ in 0..now.cancelled + now.short {
                 self.statistics.served.increment();
             }
             // Cancelling a write may have let a sync begin.
@@ -57,8 +57,8 @@ impl Engine {
             process.unlock_and_wake(inner);
             kick.deliver();
             cancelled += now.cancelled;
-            running += now.running;
-            if user.is_some() || now.cancelled < CHUNK {
+            running += now.running + now.short;
+            if user.is_some() || now.cancelled + now.short < CHUNK {
                 break;
             }
         }

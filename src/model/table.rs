@@ -306,6 +306,8 @@ pub enum Progress {
 pub struct Cancelled {
     /// Cancelled now.
     pub cancelled: usize,
+    /// Ended now with what was done before; to the user these ran.
+    pub short: usize,
     /// Too late for these.
     pub running: usize,
 }
@@ -776,11 +778,12 @@ impl<P, N, T> Table<P, N, T> {
             let mut next = list;
             while let Some(id) = next {
                 next = self.pending.after(&mut self.jobs, id);
-                if self.jobs[id].fd != fd || (!running && result.cancelled == most) {
+                if self.jobs[id].fd != fd || (!running && result.cancelled + result.short == most) {
                     continue;
                 }
                 let one = self.cancel_job(id, withdraw, &mut tell);
                 result.cancelled += one.cancelled;
+                result.short += one.short;
                 result.running += one.running;
             }
         }
@@ -801,13 +804,13 @@ impl<P, N, T> Table<P, N, T> {
         }
         let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Cancel) {
-            Step::Refused => Cancelled { cancelled: 0, running: 1 },
+            Step::Refused => Cancelled { running: 1, ..Cancelled::default() },
             _ => {
                 self.unlist(id, state);
                 self.settle(id, outcome, tell);
                 // What was in part done before is finished, not cancelled.
                 let cancelled = usize::from(outcome.error == Some(Errno::ECANCELED));
-                Cancelled { cancelled, running: 1 - cancelled }
+                Cancelled { cancelled, short: 1 - cancelled, running: 0 }
             }
         }
     }

@@ -485,7 +485,7 @@ fn a_parked_request_is_cancelled_when_its_queue_gives_it_back() {
     assert_eq!((table.pending(), table.count()), (0, 1));
     assert_eq!(table.progress(10), Some(Progress::Running));
     let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
-    assert_eq!(cancelled, Cancelled { cancelled: 1, running: 0 });
+    assert_eq!(cancelled, Cancelled { cancelled: 1, short: 0, running: 0 });
     assert_eq!(table.reap(10).unwrap().outcome, Outcome::CANCELED);
 }
 
@@ -494,7 +494,7 @@ fn a_parked_request_done_in_part_ends_short_and_is_not_cancelled() {
     let (mut table, mut queue) = (Parking::default(), Queue::new());
     park(&mut table, &mut queue, 10);
     let cancelled = table.cancel_all(3, 64, &mut give_back(&mut queue, 7), |_, _| ());
-    assert_eq!(cancelled, Cancelled { cancelled: 0, running: 1 });
+    assert_eq!(cancelled, Cancelled { cancelled: 0, short: 1, running: 0 });
     assert_eq!(table.reap(10).unwrap().outcome.status, 7);
 }
 
@@ -509,7 +509,7 @@ fn a_parked_request_that_runs_is_not_queued_again_once_its_end_was_asked_for() {
     // Taken out once more, and cancelled before it is back.
     let payload = queue.remove(&77).unwrap();
     let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
-    assert_eq!(cancelled, Cancelled { cancelled: 0, running: 1 });
+    assert_eq!(cancelled, Cancelled { cancelled: 0, short: 0, running: 1 });
     assert!(!table.may_park(id));
     let done = table.finish(id, payload, Outcome::CANCELED, |_, _| ());
     assert!(matches!(done, Finished::Done));

@@ -16,6 +16,7 @@ extern crate std;
 pub mod aio;
 pub mod errno;
 pub mod mem;
+pub mod net;
 pub mod out;
 pub mod path;
 pub mod rng;

@@ -321,9 +321,20 @@ fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, Strin
     let _ = fs::remove_dir_all(&stage);
     let bin = stage.join("bin");
     fs::create_dir_all(&bin).map_err(failed(&bin))?;
-    for name in
-        ["runner", "aio_demo", "aio_copytree", "conformance", "holder", "noworker", "stress"]
-    {
+    let programs = [
+        "runner",
+        "aio_demo",
+        "aio_copytree",
+        "conformance",
+        "sockets",
+        "storm",
+        "httpd",
+        "mixed",
+        "holder",
+        "noworker",
+        "stress",
+    ];
+    for name in programs {
         let from = options.programs.join(name);
         if from.is_file() {
             fs::copy(&from, bin.join(name)).map_err(failed(&bin))?;
