@@ -18,6 +18,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/vnode.h>
+#include <net/vnet.h>
 
 #include "vnode_ops.h"
 
@@ -119,10 +120,13 @@ aio_rs_soref(struct socket *so)
 	soref(so);
 }
 
+/* The last reference may end the protocol's part, which wants to know its network stack. */
 void
 aio_rs_sorele(struct socket *so)
 {
+	CURVNET_SET(so->so_vnet);
 	sorele(so);
+	CURVNET_RESTORE();
 }
 
 struct sockbuf *
