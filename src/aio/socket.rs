@@ -21,6 +21,18 @@
 //! not armed: an event has come; try on
 //! ```
 //!
+//! A lane is in the map as long as there is a request of its direction. So while a task runs, its lane
+//! may go and another take its place; before the task ends it looks at the map, under the buffer's
+//! lock.
+//!
+//! ```text
+//! task (soaiod)                          the process
+//! finish the last request
+//!                                        reap it: the lane leaves the map
+//!                                        submit: a new lane; the task runs: nothing to start
+//! its lane is empty: the map has another
+//! ```
+//!
 //! # Locks
 //! A lane is protected by its socket buffer's own lock, which is taken after a process's mutex. The
 //! map of lanes has a mutex per part, `aio_rs lanes`, which is taken last.
@@ -347,7 +359,7 @@ impl Engine {
     /// Sleeps; no locks.
     pub fn run_socket(&self, worker: &Worker, task: Task) -> Ended {
         let key = key(task.socket_id(), task.direction());
-        let (task, lane) = match task.begin(|| self.lanes.find(key)) {
+        let (task, mut lane) = match task.begin(|| self.lanes.find(key)) {
             Ok(begun) => begun,
             Err(ended) => return ended,
         };
@@ -355,7 +367,15 @@ impl Engine {
         loop {
             let mut queue = lane.lock();
             if queue.is_empty() {
-                return task.end_empty(queue.into_buf());
+                // Its last request may be gone already, and with it the lane from the map.
+                match self.lanes.find(key) {
+                    Some(newer) if !Arc::ptr_eq(&newer, &lane) => {
+                        drop(queue);
+                        lane = newer;
+                        continue;
+                    }
+                    _ => return task.end_empty(queue.into_buf()),
+                }
             }
             if (tried_in_vain && queue.buf().is_armed()) || !queue.buf().is_ready() {
                 if task.end_waiting(queue.into_buf()) {

@@ -330,6 +330,7 @@ fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, Strin
         "storm",
         "httpd",
         "mixed",
+        "parked",
         "holder",
         "noworker",
         "stress",

@@ -52,6 +52,7 @@ cases! { "socket":
     a_processs_end_leaves_the_others_requests,
     memory_that_is_gone_is_efault,
     a_blocking_reader_beside_does_no_harm,
+    reaping_and_submitting_in_turn_loses_nothing,
     f23_two_reads_one_byte_cancel_both,
     f24_a_large_write_is_complete,
     f25_listen_and_aio_race,
@@ -730,6 +731,19 @@ fn a_blocking_reader_beside_does_no_harm(test: &Test) -> Outcome {
     }
     net::shutdown(two, net::SHUT_WR).must("shutdown")?;
     test.child_ended(pid, "the blocking reader", sys::Ended::Exit(0))
+}
+
+fn reaping_and_submitting_in_turn_loses_nothing(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let buffer = test.buffer(16).part(0, 1);
+    let cb = test.block();
+    for _ in 0..2000 {
+        test.prepare(cb, Op::Read, one, 0, &buffer);
+        test.submit(Op::Read, cb)?;
+        sys::write(two, b"x").must("write")?;
+        same(test.collect(cb)?, Ok(1), "a read")?;
+    }
+    Ok(())
 }
 
 fn f23_two_reads_one_byte_cancel_both(test: &Test) -> Outcome {
