@@ -4,6 +4,8 @@
 #
 #   FREEBSD=14|15     build for a packaged header set (default 14)
 #   SYSDIR=<dir>      build for the kernel of this source tree
+#   VM=1              run in a test machine instead of the host kernel
+#   TREE=<dir>        what `make run` copies
 #   FREEBSD_VM=<dir>  where the test machine is (default ~/.cache/aio-rs/vm)
 
 all: deps
@@ -20,9 +22,9 @@ check: deps
 	@kmod/build.sh headers
 	@tests/check.sh
 
-# Build, load, do real I/O, show it.
+# Build, load, do real I/O, show it: in the host kernel, or with VM=1 in a test machine.
 run: deps
-	@tests/run.sh
+	@VM=$(VM) TREE=$(TREE) tests/run.sh
 
 # Everything that can be tested on this machine, with counts at the end.
 test: deps

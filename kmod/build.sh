@@ -7,6 +7,7 @@
 #   kmod/build.sh headers   make the kernel's headers ready
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
 #   kmod/build.sh programs  build the guest programs
+#   kmod/build.sh hostkern  build build/<target>/hostkern, which loads them on Linux
 #   kmod/build.sh test-modules  build the modules of tests/kmod
 #   kmod/build.sh lint      lint the kernel half
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
@@ -226,6 +227,16 @@ programs() {
 	    --config tests/guest/freebsd.toml
 }
 
+# The host kernel, for the same headers as the modules.
+hostkern() {
+	headers
+	set_flags
+	cd "$top"
+	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --release -p hostkern
+	mkdir -p "$out"
+	cp "$top/target/hostkern-$target/release/hostkern" "$out/hostkern"
+}
+
 # Modules that only tests load: one C file each.
 test_modules() {
 	headers
@@ -268,9 +279,10 @@ deps) deps ;;
 headers) headers ;;
 modules) modules ;;
 programs) programs ;;
+hostkern) hostkern ;;
 test-modules) test_modules ;;
 host) shift; cd "$top"; host_cargo "$@" ;;
 lint) lint ;;
 version) echo "$target" ;;
-*) die "usage: kmod/build.sh deps|headers|modules|programs|lint|host ARGS|version" ;;
+*) die "usage: kmod/build.sh deps|headers|modules|programs|hostkern|lint|host ARGS|version" ;;
 esac

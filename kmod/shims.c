@@ -15,6 +15,7 @@
 #include <sys/protosw.h>
 #include <sys/socket.h>
 #include <sys/socketvar.h>
+#include <sys/rangelock.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/vnode.h>
@@ -87,6 +88,41 @@ aio_rs_vop_unlock(struct vnode *vp)
 	};
 
 	(void)aio_rs_VOP_UNLOCK_APV(vp->v_op, &args);
+}
+
+int
+aio_rs_vop_read_pgcache(struct vnode *vp, struct uio *uio, struct ucred *cred)
+{
+	struct aio_rs_vop_read_pgcache_args args = {
+		.a_gen.a_desc = &aio_rs_vop_read_pgcache_desc,
+		.a_vp = vp,
+		.a_uio = uio,
+		.a_cred = cred,
+	};
+
+	return (aio_rs_VOP_READ_PGCACHE_APV(vp->v_op, &args));
+}
+
+/* Null when the range cannot be locked at once. */
+void *
+aio_rs_rangelock_tryrlock(struct vnode *vp, off_t start, off_t end)
+{
+	return (vn_rangelock_tryrlock(vp, start, end));
+}
+
+void
+aio_rs_rangelock_unlock(struct vnode *vp, void *cookie)
+{
+	vn_rangelock_unlock(vp, cookie);
+}
+
+/* Whether a MAC policy checks reads; null in a kernel without MAC. */
+extern bool mac_vnode_check_read_fp_flag __attribute__((weak));
+
+const bool *
+aio_rs_mac_checks_reads(void)
+{
+	return (&mac_vnode_check_read_fp_flag);
 }
 
 int

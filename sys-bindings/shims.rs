@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The functions and objects of `kmod/*.c`.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 
-use crate::raw::{counter_u64_t, file, iovec, malloc_type, proc_, sbintime_t, sockbuf, socket, thread, ucred, uio, vnode};
+use crate::raw::{
+    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, sockbuf, socket, thread, ucred,
+    uio, vnode,
+};
 
 unsafe extern "C" {
     pub fn aio_rs_fdrop(fp: *mut file, td: *mut thread) -> c_int;
@@ -26,6 +29,10 @@ unsafe extern "C" {
     pub fn aio_rs_proc_lock(p: *mut proc_);
     pub fn aio_rs_proc_unlock(p: *mut proc_);
 
+    pub fn aio_rs_vop_read_pgcache(vp: *mut vnode, uio: *mut uio, cred: *mut ucred) -> c_int;
+    pub fn aio_rs_rangelock_tryrlock(vp: *mut vnode, start: off_t, end: off_t) -> *mut c_void;
+    pub fn aio_rs_rangelock_unlock(vp: *mut vnode, cookie: *mut c_void);
+    pub fn aio_rs_mac_checks_reads() -> *const bool;
     pub fn aio_rs_vn_lock(vp: *mut vnode);
     pub fn aio_rs_vop_unlock(vp: *mut vnode);
     pub fn aio_rs_vop_fsync(vp: *mut vnode, td: *mut thread) -> c_int;

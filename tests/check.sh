@@ -13,3 +13,4 @@ $build lint
 $build host clippy --quiet --locked -p kocheck -p vm --all-targets -- -D warnings
 $build host test --quiet --locked --lib -p aio_rs
 $build host test --quiet --locked -p kocheck -p vm
+$build host test --quiet --locked --lib -p guest

@@ -24,3 +24,8 @@ build_for_vm() {
 build_driver() {
 	kmod/build.sh host build --quiet --locked --release -p vm
 }
+
+# The compiler that builds everything: Debian's, whatever else is installed.
+rustc_of_build() {
+	if [ -x /usr/bin/rustc ]; then echo /usr/bin/rustc; else echo rustc; fi
+}

@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! EVFILT_AIO and EVFILT_LIO: the functions of our knotes, and the exchange of the filters.
 //!
+//! # Exchange
+//! Where the built-in's tables can be written, as on FreeBSD 14, our attach takes the place of
+//! theirs in the table that is registered already, by one store; each knote then gets the functions
+//! of its own engine. Nothing is ever without a filter, and no knote stands in the way. f_touch,
+//! which the built-in lacks and kqueue reads twice, is put there once and stays.
+//!
+//! Where the tables are constant the kernel's own functions must do it:
+//! kqueue_del_filteropts(9), which fails while a knote of the filter exists anywhere, and
+//! kqueue_add_filteropts(9). Between the two there is no filter, and the kernel forgets whoever
+//! asks for it then, which its INVARIANTS notice: load and unload there with AIO events at rest.
+//!
 //! # Context
 //! f_event and f_touch run under the knote list's lock, which is the lock of the note, and f_event
 //! also under the kqueue's; neither sleeps. f_attach and f_detach run without a lock.
 
-use core::ffi::{c_int, c_long, c_ulong};
+use core::ffi::{c_int, c_long, c_ulong, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 use sys_bindings as sys;
 use sys_bindings::gate::{
@@ -39,10 +50,52 @@ impl Kind {
         }
     }
 
-    fn builtin(self) -> *const sys::filterops {
+    fn builtin(self) -> *mut sys::filterops {
         BUILTIN[self as usize].load(SeqCst)
     }
+
+    /// The built-in's own attach, as it was found.
+    fn original(self) -> Attach {
+        // SAFETY: null, or the function that was read from the built-in's table.
+        unsafe { core::mem::transmute::<*mut c_void, Attach>(ORIGINAL[self as usize].load(SeqCst)) }
+    }
+
+    /// The word of the built-in's table that holds its attach. Only where tables can be written.
+    fn attach_word(self) -> &'static AtomicPtr<c_void> {
+        // SAFETY: the table was found, lives as long as the kernel, and is read by it with single
+        // loads; an optional function pointer is a pointer.
+        unsafe { AtomicPtr::from_ptr((&raw mut (*self.builtin()).f_attach).cast()) }
+    }
+
+    fn our_attach(self) -> *mut c_void {
+        match self {
+            Kind::Aio => attach_aio as *mut c_void,
+            Kind::Lio => attach_lio as *mut c_void,
+        }
+    }
+
+    /// Whether the built-in's table can be written.
+    fn is_writable(self) -> bool {
+        self.builtin().addr() >= (&raw const brwsection).addr()
+    }
+
+    fn is_ours(self) -> bool {
+        OURS[self as usize].load(SeqCst)
+    }
 }
+
+unsafe extern "C" {
+    /// Where the kernel's writable memory begins; what is constant lies below.
+    static brwsection: [u8; 0];
+}
+
+type Attach = Option<unsafe extern "C" fn(*mut sys::knote) -> c_int>;
+
+/// Which filters are ours now.
+static OURS: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+
+/// The attach of each of the built-in's tables.
+static ORIGINAL: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// The built-in's filters, found once.
 static BUILTIN: [AtomicPtr<sys::filterops>; 2] =
@@ -94,11 +147,12 @@ unsafe fn attach(kn: *mut sys::knote, kind: Kind) -> c_int {
         }
         if (*kn).kn_sfflags.cast_unsigned() != NOTE_MARK {
             (*kn).kn_fop = kind.builtin();
-            return match (*kind.builtin()).f_attach {
+            return match kind.original() {
                 Some(attach) => attach(kn),
                 None => sys::ENXIO as c_int,
             };
         }
+        (*kn).kn_fop = kind.ours();
         let note: *mut Note = ptr::with_exposed_provenance_mut((*kn).kn_sdata as usize);
         (*kn).kn_ptr.p_v = note.cast();
         (*kn).kn_kevent.flags &= !(sys::EV_FLAG1 as u16);
@@ -165,15 +219,29 @@ unsafe extern "C" fn touch(kn: *mut sys::knote, kev: *mut sys::kevent, what: c_u
             }
             return;
         }
+        let is_ours =
+            (*kn).kn_fop == Kind::Aio.ours() || (*kn).kn_fop == Kind::Lio.ours();
         // Registration. Without EV_FLAG1 it is the user's own, who may change flags and udata only.
         if u32::from((*kev).flags) & sys::EV_FLAG1 == 0 || (*kev).fflags != NOTE_MARK {
+            if !is_ours {
+                // What the kernel does for a filter without f_touch.
+                (*kn).kn_sfflags = (*kev).fflags.cast_signed();
+                (*kn).kn_sdata = (*kev).data;
+            }
             return;
         }
         let new: *mut Note = ptr::with_exposed_provenance_mut((*kev).data as usize);
-        let theirs = (*kn).kn_fop;
-        let list = (*kn).kn_knlist;
-        if list.is_null() || (theirs != Kind::Aio.ours() && theirs != Kind::Lio.ours()) {
+        if !is_ours {
             (*new).state = NOTE_FOREIGN;
+            return;
+        }
+        if (*kn).kn_knlist.is_null() {
+            // It was left behind with an event nobody has fetched yet; now it is ours again, and
+            // that event is one with ours.
+            (*kn).kn_ptr.p_v = new.cast();
+            (*kn).kn_kevent.flags &= !((sys::EV_EOF | sys::EV_ONESHOT) as u16);
+            (*new).state = NOTE_ATTACHED;
+            sys::knlist_add(&raw mut (*new).list, kn, 0);
             return;
         }
         let old: *mut Note = (*kn).kn_ptr.p_v.cast();
@@ -240,8 +308,14 @@ fn find_builtin(kind: Kind) -> Result<(), c_int> {
         let registered = sys::kqfd_register(fd, &mut kev, td, sys::M_WAITOK as c_int);
         let kn = (*list).kl_list.slh_first;
         if !kn.is_null() {
-            BUILTIN[kind as usize].store((*kn).kn_fop.cast_mut(), SeqCst);
+            let table = (*kn).kn_fop.cast_mut();
+            let attach: Attach = (*table).f_attach;
+            let attach = attach.map_or(ptr::null_mut(), |attach| attach as *mut c_void);
+            ORIGINAL[kind as usize].store(attach, SeqCst);
+            BUILTIN[kind as usize].store(table, SeqCst);
         }
+        // Whoever has got hold of the descriptor meanwhile gets no knote with it.
+        sys::knlist_cleardel(list, td, 0, 1);
         let _ = sys::kern_close(td, fd);
         sys::knlist_destroy(list);
         if registered != 0 {
@@ -251,10 +325,41 @@ fn find_builtin(kind: Kind) -> Result<(), c_int> {
     if kind.builtin().is_null() { Err(sys::ENXIO as c_int) } else { Ok(()) }
 }
 
-/// Exchanges a filter as soon as no knote of it is left; waits for that for a second. May sleep.
-fn exchange(kind: Kind, to: *const sys::filterops) -> bool {
+/// Makes a filter ours, or the built-in's. False: a kqueue holds an event of it for more than a
+/// second, or somebody else has put his own function into the built-in's table. May sleep.
+fn exchange(kind: Kind, ours: bool) -> bool {
+    if kind.is_ours() == ours {
+        return true;
+    }
+    let done =
+        if kind.is_writable() { exchange_attach(kind, ours) } else { exchange_tables(kind, ours) };
+    if done {
+        OURS[kind as usize].store(ours, SeqCst);
+    }
+    done
+}
+
+fn exchange_attach(kind: Kind, ours: bool) -> bool {
+    let original = ORIGINAL[kind as usize].load(SeqCst);
+    let (from, to) =
+        if ours { (original, kind.our_attach()) } else { (kind.our_attach(), original) };
+    if ours {
+        // SAFETY: as in attach_word.
+        let word = unsafe { AtomicPtr::from_ptr((&raw mut (*kind.builtin()).f_touch).cast()) };
+        let ours = touch as *mut c_void;
+        if let Err(other) = word.compare_exchange(ptr::null_mut(), ours, SeqCst, SeqCst)
+            && other != ours
+        {
+            return false;
+        }
+    }
+    kind.attach_word().compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+}
+
+fn exchange_tables(kind: Kind, ours: bool) -> bool {
     const TRIES: u32 = 100;
     const PAUSE: i64 = (1 << 32) / 100;
+    let to = if ours { kind.ours() } else { kind.builtin().cast_const() };
     for _ in 0..TRIES {
         // SAFETY: both tables are resident. The number is a filter of this kernel.
         unsafe {
@@ -268,11 +373,10 @@ fn exchange(kind: Kind, to: *const sys::filterops) -> bool {
     false
 }
 
-/// Makes both filters ours. May sleep.
+/// Makes both filters ours, or none. May sleep.
 ///
 /// # Errors
-/// EBUSY: a kqueue holds an AIO event, for more than a second; one line is in the message buffer.
-/// Else as kqueue(2).
+/// EBUSY: a filter cannot be had now; one line is in the message buffer. Else as kqueue(2).
 pub fn filters_take() -> Result<(), c_int> {
     for kind in Kind::ALL {
         find_builtin(kind).inspect_err(|&error| {
@@ -286,44 +390,34 @@ pub fn filters_take() -> Result<(), c_int> {
             };
         })?;
     }
-    if !exchange(Kind::Aio, Kind::Aio.ours()) {
-        return Err(busy());
+    if Kind::ALL.into_iter().all(|kind| exchange(kind, true)) {
+        return Ok(());
     }
-    if !exchange(Kind::Lio, Kind::Lio.ours()) {
-        // Ours hands everything on, so it may stay when that fails.
-        exchange(Kind::Aio, Kind::Aio.builtin());
-        return Err(busy());
-    }
-    Ok(())
-}
-
-fn busy() -> c_int {
+    // Ours hands everything on, so one that cannot be given back may stay.
+    filters_give_back();
     // SAFETY: the format takes one string.
     unsafe {
-        sys::printf(c"aio_rs: %s; not loaded\n".as_ptr(), c"a kqueue holds an AIO event".as_ptr())
+        sys::printf(
+            c"aio_rs: %s; not loaded\n".as_ptr(),
+            c"a kqueue holds an AIO event, or the filter was taken over".as_ptr(),
+        )
     };
-    sys::EBUSY as c_int
+    Err(sys::EBUSY as c_int)
 }
 
-/// What came of giving the filters back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Back {
-    /// Both are the built-in's.
-    Given,
-    /// Both are ours as before: a kqueue holds an AIO event.
-    Kept,
-    /// EVFILT_AIO is the built-in's and EVFILT_LIO is ours, which hands on what is not: nobody may
-    /// register an event of ours.
-    Halfway,
+/// Gives both filters back to the built-in. False: one could not be; then both are ours as before
+/// where that could be had ([`filters_are_ours`]). May sleep.
+pub fn filters_give_back() -> bool {
+    if Kind::ALL.into_iter().all(|kind| exchange(kind, false)) {
+        return true;
+    }
+    for kind in Kind::ALL {
+        exchange(kind, true);
+    }
+    false
 }
 
-/// Gives both filters back to the built-in, or none. May sleep.
-pub fn filters_give_back() -> Back {
-    if !exchange(Kind::Aio, Kind::Aio.builtin()) {
-        return Back::Kept;
-    }
-    if exchange(Kind::Lio, Kind::Lio.builtin()) {
-        return Back::Given;
-    }
-    if exchange(Kind::Aio, Kind::Aio.ours()) { Back::Kept } else { Back::Halfway }
+/// Whether both filters are ours. Only then may an event of ours be registered.
+pub fn filters_are_ours() -> bool {
+    Kind::ALL.into_iter().all(Kind::is_ours)
 }

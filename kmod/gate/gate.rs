@@ -18,12 +18,10 @@
 //! text is then unreachable.
 //!
 //! # Filters
-//! EVFILT_AIO and EVFILT_LIO are ours while an engine is attached. Their functions stand here and
-//! read what a knote watches ([`sys::gate::Note`]) under its lock, so no knote and no kqueue operation leads into
-//! the engine; they need no count. A registration that is not ours is the built-in's, for a process
-//! of its own: the knote gets the built-in's functions and is attached by them. The kernel replaces
-//! a filter only while no knote of it exists anywhere, and for a moment, between taking the one and
-//! giving the other, there is none: a registration then fails with ENXIO.
+//! EVFILT_AIO and EVFILT_LIO are ours while an engine is attached (filters.rs). Their functions
+//! are resident and read what a knote watches ([`sys::gate::Note`]) under its lock, so no knote and
+//! no kqueue operation leads into the engine; they need no count. A registration that is not ours
+//! is the built-in's, for a process of its own, and is attached by the built-in.
 //!
 //! # Lock
 //! [`SWITCH`] serialises attach and detach; module events already are, by the kernel.
@@ -334,18 +332,18 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
         restore(TABLES * SLOTS);
         OPS.store(ptr::null_mut(), SeqCst);
         // With nobody inside, nobody registers an event of ours.
-        let mut back = Back::Kept;
         let obstacle = if !drain() {
             Some(c"a thread does not leave a call")
+        } else if !filters_give_back() {
+            Some(c"a kqueue holds an AIO event, or the filter was taken over")
         } else {
-            back = filters_give_back();
-            (back != Back::Given).then_some(c"a kqueue holds an AIO event")
+            None
         };
         if let Some(obstacle) = obstacle {
             let ops = ATTACHED.load(SeqCst);
             // When somebody took a slot in between, or only one filter is ours any more, the engine
             // stays, but gets no calls.
-            if back == Back::Kept && take().is_ok() {
+            if filters_are_ours() && take().is_ok() {
                 OPS.store(ops, SeqCst);
             }
             // SAFETY: the format takes one string. (Without any, the compiler would call puts.)
@@ -368,7 +366,7 @@ mod tasks;
 
 #[path = "filters.rs"]
 mod filters;
-use filters::{Back, filters_give_back, filters_take};
+use filters::{filters_are_ours, filters_give_back, filters_take};
 
 /// The module event handler: loads once, never unloads.
 #[unsafe(no_mangle)]

@@ -30,6 +30,14 @@ struct aio_rs_vop_unlock_args {
 	struct vnode			*a_vp;
 };
 
+struct aio_rs_vop_read_pgcache_args {
+	struct aio_rs_vop_generic_args	 a_gen;
+	struct vnode			*a_vp;
+	struct uio			*a_uio;
+	int				 a_ioflag;
+	struct ucred			*a_cred;
+};
+
 /* Each operation's descriptor and entry point, under the kernel's symbols. */
 #define	AIO_RS_VOP(name, NAME)							\
 	extern struct vnodeop_desc aio_rs_##name##_desc __asm(#name "_desc");	\
@@ -39,6 +47,7 @@ struct aio_rs_vop_unlock_args {
 AIO_RS_VOP(vop_fsync, VOP_FSYNC);
 AIO_RS_VOP(vop_fdatasync, VOP_FDATASYNC);
 AIO_RS_VOP(vop_unlock, VOP_UNLOCK);
+AIO_RS_VOP(vop_read_pgcache, VOP_READ_PGCACHE);
 
 #ifndef AIO_RS_PACKAGED_HEADERS
 #define	AIO_RS_SAME(name, field)						\
@@ -63,6 +72,12 @@ AIO_RS_SAME(vop_fdatasync_args, a_td);
 AIO_RS_SAME_SIZE(vop_unlock_args);
 AIO_RS_SAME(vop_unlock_args, a_gen);
 AIO_RS_SAME(vop_unlock_args, a_vp);
+AIO_RS_SAME_SIZE(vop_read_pgcache_args);
+AIO_RS_SAME(vop_read_pgcache_args, a_gen);
+AIO_RS_SAME(vop_read_pgcache_args, a_vp);
+AIO_RS_SAME(vop_read_pgcache_args, a_uio);
+AIO_RS_SAME(vop_read_pgcache_args, a_ioflag);
+AIO_RS_SAME(vop_read_pgcache_args, a_cred);
 #endif
 
 #endif

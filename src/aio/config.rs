@@ -31,11 +31,15 @@ pub struct Config {
 /// The switches under `vfs.aio.rs`; 0 is off.
 pub struct Switches {
     lio_empty_kevent: Arc<AtomicI32>,
+    inline: Arc<AtomicI32>,
 }
 
 impl Switches {
     fn new() -> Switches {
-        Switches { lio_empty_kevent: Arc::new(AtomicI32::new(0)) }
+        Switches {
+            lio_empty_kevent: Arc::new(AtomicI32::new(0)),
+            inline: Arc::new(AtomicI32::new(1)),
+        }
     }
 }
 
@@ -104,6 +108,11 @@ impl Config {
         self.switches.lio_empty_kevent.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether a read that need not wait is done by the submitter.
+    pub fn inline_reads(&self) -> bool {
+        self.switches.inline.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether files whose I/O may take for ever are allowed.
     pub fn unsafe_enabled(&self) -> bool {
         self.enable_unsafe.get() != 0
@@ -144,6 +153,11 @@ impl Statistics {
             c"Requests refused because this engine does not serve their kind yet",
         )?;
         tree.int(c"num_procs", workers, c"Worker processes of this engine")?;
+        tree.setting(
+            c"inline",
+            &config.switches.inline,
+            c"Reads that are in the page cache complete in the submitting thread",
+        )?;
         tree.setting(
             c"lio_empty_kevent",
             &config.switches.lio_empty_kevent,

@@ -41,6 +41,11 @@ struct Failures {
 
 impl Failures {
     fn add(&mut self, user: UserAiocb, error: Errno) {
+        // A signal kept the only thread that could from starting a worker.
+        let error = match error {
+            Errno::ERESTART | Errno::EINTR => Errno::EAGAIN,
+            other => other,
+        };
         user.store_error(i64::from(error.code()));
         match error {
             Errno::EAGAIN => self.again += 1,
@@ -92,10 +97,12 @@ impl Engine {
         let group = process.lock_with_room(Room::Group).table.open_group(notice);
         let mut failures = Failures::default();
         let added = self.add_entries(td, &process, abi, group, entries, &mut failures);
-        let waited = self.finish_list(&process, mode, group, added.is_ok());
-        if added == Ok(Served::Pass) {
+        if added == Served::Pass {
+            let notice = process.lock().table.abandon_group(group);
+            drop(notice);
             return Ok(Served::Pass);
         }
+        let waited = self.finish_list(&process, mode, group);
         match (failures, waited) {
             (Failures { other: 1.., .. }, _) => Err(Errno::EIO),
             (Failures { again: 1.., .. }, _) => Err(Errno::EAGAIN),
@@ -117,7 +124,7 @@ impl Engine {
         group: Id,
         entries: &[u64],
         failures: &mut Failures,
-    ) -> Result<Served, Errno> {
+    ) -> Served {
         let mut batch = Vec::with_capacity(entries.len().min(BATCH));
         let mut queued = false;
         for (index, &address) in entries.iter().enumerate() {
@@ -127,7 +134,7 @@ impl Engine {
                 match self.entry(td, process, user, batch.len()) {
                     Ok(Entry::Ready(prepared)) => batch.push(prepared),
                     Ok(Entry::Nothing) => {}
-                    Ok(Entry::Pass) if !queued => return Ok(Served::Pass),
+                    Ok(Entry::Pass) if !queued => return Served::Pass,
                     Ok(Entry::Pass) => failures.add(user, Errno::EAGAIN),
                     Err(error) => failures.add(user, error),
                 }
@@ -136,22 +143,14 @@ impl Engine {
                 continue;
             }
             let mut rest = batch.drain(..);
+            let mut next = || rest.next();
             let mut refuse = |user, error| failures.add(user, error);
-            let result =
-                self.enqueue(td, process, Some(group), &mut || rest.next(), &mut refuse);
-            match result {
-                Ok(Served::Pass) if !queued => return Ok(Served::Pass),
-                Ok(Served::Here) => queued = true,
-                Ok(Served::Pass) | Err(_) => {
-                    for prepared in rest {
-                        let user = prepared.user;
-                        drop(prepared);
-                        failures.add(user, Errno::EAGAIN);
-                    }
-                }
+            match self.enqueue(td, process, Some(group), !queued, &mut next, &mut refuse) {
+                Served::Pass => return Served::Pass,
+                Served::Here => queued = true,
             }
         }
-        Ok(Served::Here)
+        Served::Here
     }
 
     /// Checks one entry and makes a request of it.
@@ -182,7 +181,6 @@ impl Engine {
         process: &Arc<Process>,
         mode: Mode,
         group: Id,
-        waits: bool,
     ) -> Result<(), Errno> {
         let room = if mode == Mode::Wait { Some(Room::Waits(0)) } else { None };
         let mut inner = match room {
@@ -192,7 +190,7 @@ impl Engine {
         let (table, tell) = inner.parts();
         let done = table.close_group(group, |notice: &mut Notice, news| tell.tell(notice, news));
         let mut slept = Ok(());
-        if !done && mode == Mode::Wait && waits {
+        if !done && mode == Mode::Wait {
             let waiter = inner.table.enter();
             inner.table.await_group(group, waiter);
             while !inner.table.has_fired(waiter) && slept.is_ok() {

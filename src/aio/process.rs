@@ -5,6 +5,7 @@
 //! `aio_rs process`, one per process: everything in [`Inner`].
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::AtomicU8;
 
 use super::notify::{Notice, Tell};
@@ -15,6 +16,7 @@ use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;
 use crate::model::slab::Id;
 use crate::model::table::{Memory, Room, Table};
+use crate::model::unfinished::Unfinished;
 
 /// How many sleep channels a process has. More threads than these share some, and then look at
 /// their condition once in vain.
@@ -23,6 +25,8 @@ const CHANNELS: usize = 64;
 /// See the file's text.
 pub struct Process {
     inner: Mutex<Inner>,
+    /// What requests change and have not finished.
+    pub unfinished: Arc<Unfinished>,
     /// Never read: only its addresses are used.
     channels: [AtomicU8; CHANNELS],
 }
@@ -66,11 +70,13 @@ impl Process {
 
     /// Makes the state of a process that has no request yet. May sleep.
     pub fn new(live: LiveProc) -> Process {
+        let table = Table::default();
         Process {
+            unfinished: table.unfinished().clone(),
             inner: Mutex::new(
                 c"aio_rs process",
                 Inner {
-                    table: Table::default(),
+                    table,
                     live: Some(live),
                     scheduled: false,
                     workers: 0,

@@ -3,7 +3,7 @@
 
 use super::socket::Part;
 use crate::kern::cred::Cred;
-use crate::kern::file::{Access, File, Kind};
+use crate::kern::file::{Access, File, Kind, Transferred};
 use crate::kern::kproc::Worker;
 use crate::kern::limit::FileSize;
 use crate::kern::proc::{WaitedProc, WriteSignal};
@@ -55,6 +55,11 @@ impl Operation {
         !self.syncs() && self != Operation::Lock
     }
 
+    /// Whether what is read after it may differ.
+    pub fn changes(self) -> bool {
+        matches!(self, Operation::Write | Operation::Writev) || self.syncs()
+    }
+
     /// What the descriptor must allow; `None` when none is needed.
     pub fn access(self) -> Option<Access> {
         match self {
@@ -98,9 +103,10 @@ pub struct Performed {
 }
 
 impl Request {
-    /// Whether exit and exec wait for it while it runs: its end is near.
+    /// Whether exit and exec wait for it while it runs: it needs the process itself, or its end is
+    /// near, or its file cannot be closed without the process.
     pub fn is_awaited(&self) -> bool {
-        self.kind == Kind::Local
+        self.kind == Kind::Local || self.file.as_ref().is_some_and(File::is_kqueue)
     }
 
     /// Does it, as a worker in the submitter's address space. Sleeps.
@@ -112,9 +118,10 @@ impl Request {
         let td = worker.thread();
         let before = td.usage();
         let Request { file, cred, action, .. } = self;
-        let (moved, end) = cred.lend(worker, || match (&*file, action) {
+        let nothing = |end| Transferred { moved: 0, end, reach: 0 };
+        let done = cred.lend(worker, || match (&*file, &mut *action) {
             (_, Action::Lock { process, base, len }) => {
-                (0, vmspace::wire(worker, process, cred, *base, *len))
+                nothing(vmspace::wire(worker, process, cred, *base, *len))
             }
             (Some(file), Action::Read { buffer, offset }) => {
                 file.transfer(worker, buffer, false, *offset)
@@ -125,10 +132,11 @@ impl Request {
             (Some(file), Action::Write { buffer, offset, limit: Some(limit) }) => {
                 limit.lend(worker, || file.transfer(worker, buffer, true, *offset))
             }
-            (Some(file), Action::Sync { data_only }) => (0, file.sync(worker, *data_only)),
+            (Some(file), Action::Sync { data_only }) => nothing(file.sync(worker, *data_only)),
             // Submission makes no such request.
-            (None, _) => (0, Err(Errno::EBADF)),
+            (None, _) => nothing(Err(Errno::EBADF)),
         });
+        let Transferred { moved, end, reach } = done;
         let after = td.usage();
         let error = match end {
             Ok(()) => None,
@@ -138,10 +146,10 @@ impl Request {
             Err(error) => Some(error),
         };
         let signal = match (&self.action, error) {
-            (Action::Write { .. }, Some(Errno::EPIPE)) if moved > 0 => {
-                Some(WriteSignal::BrokenPipe)
-            }
-            (Action::Write { limit: Some(_), .. }, Some(Errno::EFBIG)) => {
+            (Action::Write { .. }, Some(Errno::EPIPE)) if moved > 0 => Some(WriteSignal::BrokenPipe),
+            (Action::Write { limit: Some(limit), .. }, Some(Errno::EFBIG))
+                if limit.is_exceeded(reach) =>
+            {
                 Some(WriteSignal::FileSize)
             }
             _ => None,

@@ -166,10 +166,10 @@ impl Lanes {
                 entries[id].places += 1;
                 break (entries[id].lane.clone(), id);
             }
-            let left = (
-                growth.take().map(|growth| entries.grow(growth)),
-                buckets.take().map(|buckets| hash.grow(buckets)),
-            );
+            if let Some(growth) = &mut growth {
+                entries.grow(growth);
+            }
+            let left = (growth.take(), buckets.take().map(|buckets| hash.grow(buckets)));
             let (lack, size) = (entries.lacks(1), hash.lacks());
             if let (None, None, Some(lane)) = (lack, size, &fresh) {
                 let entry = Entry { key, chain: NONE, places: 1, lane: lane.clone() };
@@ -192,10 +192,13 @@ impl Lanes {
         let mut places: Option<Places<ManuallyDrop<Parked>>> = None;
         loop {
             let mut queue = lane.lock();
-            let left = places.take().map(|places| queue.grow(places));
+            if let Some(places) = &mut places {
+                queue.grow(places);
+            }
             let reserved = queue.reserve();
             drop(queue);
-            drop(left);
+            // What is left over must not be freed under the lock.
+            drop(places.take());
             match reserved {
                 Ok(()) => break,
                 Err(lack) => places = Some(Places::new(lack)),

@@ -30,7 +30,7 @@ use crate::kern::user::{Aiocb, Notify, UserAiocb};
 use crate::kern::vmspace::Vmspace;
 use crate::model::Errno;
 use crate::model::slab::Id;
-use crate::model::table::{Room, Submission};
+use crate::model::table::{Outcome, Room, Submission};
 
 /// A request in which nothing is wrong so far, before anything was made for it.
 pub(super) struct Checked {
@@ -61,8 +61,16 @@ impl Checked {
 pub(super) struct Prepared {
     pub user: UserAiocb,
     submission: Submission,
-    request: Box<Request>,
+    stage: Stage,
     notice: Option<Notice>,
+}
+
+/// How far a request is when it is queued.
+enum Stage {
+    /// A worker is to perform it.
+    ToDo(Box<Request>),
+    /// The submitter has read so many bytes.
+    Read(usize),
 }
 
 /// What is to be done, as far as the call says.
@@ -122,20 +130,30 @@ impl Engine {
             }
             // No call of its own is LIO_NOP.
             Ok(None) => Err(Errno::EINVAL),
-            Ok(Some(checked)) => self.make(td, &process, checked).and_then(|prepared| {
-                let mut one = Some(prepared);
-                let mut result = Ok(Served::Here);
-                let queued =
-                    self.enqueue(td, &process, None, &mut || one.take(), &mut |_, error| {
-                        result = Err(error);
-                    })?;
-                if queued == Served::Here {
-                    td.set_retval(0);
-                }
-                result.map(|_| queued)
-            }),
+            Ok(Some(checked)) => self.make_and_enqueue(td, &process, checked),
         }
         .inspect_err(|error| user.store_error(i64::from(error.code())))
+    }
+
+    /// Makes a request of what was checked, and queues it.
+    // Out of line, or its frame would be the checks' too.
+    #[inline(never)]
+    fn make_and_enqueue(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        checked: Checked,
+    ) -> Result<Served, Errno> {
+        let mut one = Some(self.make(td, process, checked)?);
+        let mut result = Ok(Served::Here);
+        let queued =
+            self.enqueue(td, process, None, true, &mut || one.take(), &mut |_, error| {
+                result = Err(error);
+            });
+        if queued == Served::Here {
+            td.set_retval(0);
+        }
+        result.map(|_| queued)
     }
 
     /// Checks a request in the order users know; `more` requests are about to be queued before it.
@@ -166,10 +184,11 @@ impl Engine {
         } else {
             None
         };
+        let sigevent = aiocb.sigevent?;
         if aiocb.nbytes > crate::kern::uio::iosize_max() {
             return Err(Errno::EINVAL);
         }
-        let notify = aiocb.sigevent.check()?;
+        let notify = sigevent.check()?;
         let operation = match wanted {
             Wanted::This(operation) => Some(operation),
             Wanted::Listed => Operation::listed(aiocb.listed()?),
@@ -206,9 +225,27 @@ impl Engine {
             );
             return Err(Errno::EOPNOTSUPP);
         }
+        let id = file.as_ref().map_or(0, File::id);
+        let mut submission = Submission {
+            address: user.address(),
+            fd: aiocb.fd,
+            file: id,
+            syncs: operation.syncs(),
+            awaited: true,
+            changes: 0,
+        };
         let (base, len) = (aiocb.buffer, aiocb.nbytes);
         let offset = (!at_file_offset).then_some(aiocb.offset);
         let buffer = vector.unwrap_or(Buffer::One { base, len });
+        if let (Operation::Read, Kind::Local, Some(offset), Some(file)) =
+            (operation, kind, offset, &file)
+            && self.config.inline_reads()
+            && !process.unfinished.any(file.vnode_id())
+            && let Some(read) = file.read_resident(td, &buffer, offset)
+        {
+            user.store_error(i64::from(Errno::EINPROGRESS.code()));
+            return Ok(Prepared { user, submission, stage: Stage::Read(read), notice });
+        }
         let action = match operation {
             Operation::Read | Operation::Readv => Action::Read { buffer, offset },
             Operation::Write | Operation::Writev => {
@@ -219,7 +256,9 @@ impl Engine {
             Operation::Lock => Action::Lock { process: WaitedProc::of(td), base, len },
         };
         let vm = (!operation.syncs()).then(|| Vmspace::of(td));
-        let id = file.as_ref().map_or(0, File::id);
+        if operation.changes() {
+            submission.changes = file.as_ref().map_or(0, File::vnode_id);
+        }
         let direction = match &action {
             Action::Write { .. } => Direction::Send,
             _ => Direction::Receive,
@@ -229,47 +268,55 @@ impl Engine {
             _ => None,
         };
         let request = Box::new(Request { part, file, kind, cred: Cred::of(td), vm, action });
-        let submission = Submission {
-            address: user.address(),
-            fd: aiocb.fd,
-            file: id,
-            syncs: operation.syncs(),
-            awaited: request.is_awaited(),
-        };
+        submission.awaited = request.is_awaited();
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
-        Ok(Prepared { user, submission, request, notice })
+        Ok(Prepared { user, submission, stage: Stage::ToDo(request), notice })
     }
 
     /// Makes requests the process's own, all that `next` gives, which is called under the process's
     /// mutex; `refuse`, which is not, learns of each that found no place.
     ///
-    /// # Errors
-    /// EAGAIN: there is no worker; what was not queued is dropped.
+    /// [`Served::Pass`], and only with `may_pass`: nothing was queued, and the process has become the
+    /// built-in's.
     pub(super) fn enqueue(
         &self,
         td: Curthread,
         process: &Arc<Process>,
         group: Option<Id>,
+        may_pass: bool,
         next: &mut dyn FnMut() -> Option<Prepared>,
         refuse: &mut dyn FnMut(UserAiocb, Errno),
-    ) -> Result<Served, Errno> {
-        self.pool.ensure_worker()?;
+    ) -> Served {
         let queue_count = self.config.num_queue_count;
         // How often to look again for the end of the built-in's work on a socket both use.
         let mut patience = 1000u32;
         let mut upcoming = next();
+        let (mut worker, mut accepted, mut done) = (false, false, 0);
         while let Some(first) = upcoming.take() {
+            if !worker && matches!(first.stage, Stage::ToDo(_)) {
+                if let Err(error) = self.pool.ensure_worker() {
+                    refuse_all(Some(first), next, refuse, error);
+                    break;
+                }
+                worker = true;
+            }
             let mut current = Some(first);
             let mut inner = process.lock_with_room(Room::Request);
             if self.is_retired(td, &mut inner) {
                 drop(inner);
-                return Ok(Served::Pass);
+                if may_pass && !accepted {
+                    return Served::Pass;
+                }
+                // The first were served here, and so the call is.
+                refuse_all(current, next, refuse, Errno::EAGAIN);
+                break;
             }
             let mut refused = None;
             let mut busy = false;
             let mut garbage = Vec::new();
             while let Some(prepared) = current.take() {
-                if inner.table.lacks(Room::Request).is_some() {
+                let lacks_worker = !worker && matches!(prepared.stage, Stage::ToDo(_));
+                if lacks_worker || inner.table.lacks(Room::Request).is_some() {
                     upcoming = Some(prepared);
                     break;
                 }
@@ -279,35 +326,44 @@ impl Engine {
                     refused = Some((prepared, Errno::EAGAIN));
                     break;
                 }
-                let Prepared { user, submission, request, notice } = prepared;
-                if request.part.is_none() {
-                    garbage = inner.table.submit(submission, request, notice, group);
-                } else {
-                    let arrival = Arrival { submission, request, notice, group };
-                    match socket::park(process, &mut inner.table, arrival) {
-                        Ok(more) => garbage = more,
-                        Err((why, arrival)) => {
-                            queue_count.subtract(1);
-                            let Arrival { submission, request, notice, .. } = arrival;
-                            let prepared = Prepared { user, submission, request, notice };
-                            match why {
-                                Refused::Listening => refused = Some((prepared, Errno::EINVAL)),
-                                Refused::Busy if patience > 0 => upcoming = Some(prepared),
-                                Refused::Busy => refused = Some((prepared, Errno::EAGAIN)),
+                let Prepared { user, submission, stage, notice } = prepared;
+                let (table, tell) = inner.parts();
+                garbage = match stage {
+                    Stage::ToDo(request) if request.part.is_some() => {
+                        let arrival = Arrival { submission, request, notice, group };
+                        match socket::park(process, table, arrival) {
+                            Ok(garbage) => garbage,
+                            Err((why, arrival)) => {
+                                queue_count.subtract(1);
+                                let Arrival { submission, request, notice, .. } = arrival;
+                                let stage = Stage::ToDo(request);
+                                let prepared = Prepared { user, submission, stage, notice };
+                                match why {
+                                    Refused::Listening => refused = Some((prepared, Errno::EINVAL)),
+                                    Refused::Busy if patience > 0 => upcoming = Some(prepared),
+                                    Refused::Busy => refused = Some((prepared, Errno::EAGAIN)),
+                                }
+                                busy = matches!(why, Refused::Busy);
+                                break;
                             }
-                            busy = matches!(why, Refused::Busy);
-                            break;
                         }
                     }
-                }
+                    Stage::ToDo(request) => table.submit(submission, request, notice, group),
+                    Stage::Read(read) => {
+                        done += 1;
+                        let told = |notice: &mut Notice, news| tell.tell(notice, news);
+                        table.submit_done(submission, Outcome::read(read), notice, group, told)
+                    }
+                };
                 inner.accepted = true;
+                accepted = true;
                 if garbage.capacity() > 0 {
                     break;
                 }
                 current = next();
             }
             let kick = self.pool.schedule(&self.config, process, &mut inner);
-            drop(inner);
+            process.unlock_and_wake(inner);
             kick.deliver();
             drop(garbage);
             if busy {
@@ -323,12 +379,28 @@ impl Engine {
                 upcoming = next();
             }
         }
-        if self.pool.is_empty() {
+        self.statistics.served.add(done);
+        if worker && self.pool.is_empty() {
             // An unload that failed has taken the workers away after we looked. The requests stay
             // whatever comes of this; the manager goes on trying.
             let _ = self.pool.ensure_worker();
         }
-        Ok(Served::Here)
+        Served::Here
+    }
+}
+
+/// Refuses `current` and all that `next` gives.
+fn refuse_all(
+    mut current: Option<Prepared>,
+    next: &mut dyn FnMut() -> Option<Prepared>,
+    refuse: &mut dyn FnMut(UserAiocb, Errno),
+    error: Errno,
+) {
+    while let Some(prepared) = current.take() {
+        let user = prepared.user;
+        drop(prepared);
+        refuse(user, error);
+        current = next();
     }
 }
 

@@ -24,6 +24,14 @@ impl Counter {
         unsafe { sys::aio_rs_counter_add(self.0, 1) }
     }
 
+    /// Adds `count`. Context: any.
+    pub fn add(&self, count: u32) {
+        if count > 0 {
+            // SAFETY: allocated by new.
+            unsafe { sys::aio_rs_counter_add(self.0, i64::from(count)) }
+        }
+    }
+
     /// Where the kernel's own pointer to the counter is kept, as its sysctl handler wants it.
     pub(super) fn as_ptr(&self) -> *const sys::counter_u64_t {
         &raw const self.0

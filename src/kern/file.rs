@@ -99,7 +99,11 @@ impl File {
         unsafe { self.0.as_ref().f_cred }
     }
 
-    fn vnode(&self) -> Option<NonNull<sys::vnode>> {
+    pub(super) fn as_ptr(&self) -> *mut sys::file {
+        self.0.as_ptr()
+    }
+
+    pub(super) fn vnode(&self) -> Option<NonNull<sys::vnode>> {
         // SAFETY: the reference is ours; f_vnode and f_type are set before a file is shared.
         let (fp, vnode_type) = unsafe { (self.0.as_ref(), sys::DTYPE_VNODE) };
         if u32::try_from(fp.f_type) != Ok(vnode_type) {
@@ -113,10 +117,22 @@ impl File {
         self.0.addr().get() as u64
     }
 
+    /// Names what the file is of, for requests of several open files; unique while one is open. 0:
+    /// nothing that has a name.
+    pub fn vnode_id(&self) -> u64 {
+        self.vnode().map_or(0, |vp| vp.addr().get() as u64)
+    }
+
     /// Whether there is a vnode behind it, of whatever type the file is.
     pub fn has_vnode(&self) -> bool {
         // SAFETY: the reference is ours; f_vnode is set before a file is shared.
         unsafe { !self.0.as_ref().f_vnode.is_null() }
+    }
+
+    /// Whether it is a kqueue, which its last close looks for in a live process.
+    pub fn is_kqueue(&self) -> bool {
+        // SAFETY: the reference is ours; f_type is set before a file is shared.
+        u32::try_from(unsafe { self.0.as_ref() }.f_type) == Ok(sys::DTYPE_KQUEUE)
     }
 
     /// Whether it was opened with O_PATH.
@@ -169,25 +185,26 @@ impl File {
     /// it), with the file's credential, as
     /// the worker `td`, who is in the user's address space. Sleeps.
     ///
-    /// Returns the bytes moved and how it ended; both may be there.
+    /// Returns the bytes moved, how it ended (both may be there), and where in the file the rest would
+    /// have ended.
     pub fn transfer(
         &self,
         worker: &Worker,
         buffer: &mut Buffer,
         write: bool,
         offset: Option<i64>,
-    ) -> (usize, Result<(), Errno>) {
+    ) -> Transferred {
         let td = worker.thread().as_ptr();
         let fp = self.0.as_ptr();
         if !write && buffer.len() == 0 {
-            return (0, Ok(()));
+            return Transferred { moved: 0, end: Ok(()), reach: 0 };
         }
         if write && self.vnode().is_some() {
             // SAFETY: may sleep; no lock is held.
             unsafe { sys::bwillwrite() };
         }
         let flags = if offset.is_some() { sys::FOF_OFFSET as c_int } else { 0 };
-        let (code, moved) = buffer.with_uio(write, offset.unwrap_or(0), td, |uio| {
+        let (code, moved, reach) = buffer.with_uio(write, offset.unwrap_or(0), td, |uio| {
             // SAFETY: the file is referenced, its credential with it, td is the current thread.
             unsafe {
                 let cred = (*fp).f_cred;
@@ -198,8 +215,17 @@ impl File {
                 }
             }
         });
-        (moved, Errno::check(code))
+        Transferred { moved, end: Errno::check(code), reach }
     }
+}
+
+/// What came of a transfer.
+pub struct Transferred {
+    /// Bytes.
+    pub moved: usize,
+    pub end: Result<(), Errno>,
+    /// Where in the file the bytes that were not moved would have ended.
+    pub reach: u64,
 }
 
 impl File {

@@ -56,7 +56,7 @@ impl Event {
     ///
     /// # Errors
     /// EBADF: no kqueue. ENOTCAPABLE: the descriptor's rights. ENXIO: the filter is being exchanged
-    /// this moment. ENOMEM.
+    /// this moment. ENOMEM. EAGAIN: another's knote for this address does not go.
     pub fn register<T>(
         td: Curthread,
         mutex: &Mutex<T>,
@@ -64,9 +64,9 @@ impl Event {
         ident: u64,
         to: &KqueueEvent,
     ) -> Result<Event, Errno> {
-        for attempt in 0.. {
+        for _ in 0..TRIES {
             let (event, state) = Event::try_register(td, mutex, about, ident, to)?;
-            if state != NOTE_BUSY || attempt == TRIES {
+            if state != NOTE_BUSY {
                 return Ok(event);
             }
             drop(event);
@@ -154,15 +154,25 @@ impl Event {
         let note = self.note();
         let lock = self.lock();
         lock.lock();
-        // SAFETY: under the note's lock, which is given up again.
+        // SAFETY: under the note's lock, which is given up again. Without holders nobody joins it.
         let alone = unsafe {
             let alone = (*note).holders == 1;
+            if alone {
+                (*note).holders = 0;
+            }
             lock.unlock();
             alone
         };
-        if alone {
-            // SAFETY: no lock is held. The knotes are taken off the list and stay in their queue.
-            unsafe { sys::knlist_cleardel(&raw mut (*note).list, curthread(), 0, 0) };
+        if !alone {
+            return;
+        }
+        let event = core::mem::ManuallyDrop::new(self);
+        // SAFETY: nobody else holds the note; no lock is held. The knotes are taken off the list
+        // and stay in their queue, and nothing of theirs leads here any more.
+        unsafe {
+            sys::knlist_cleardel(&raw mut (*note).list, curthread(), 0, 0);
+            sys::knlist_destroy(&raw mut (*note).list);
+            drop(Box::from_raw(event.shared.as_ptr()));
         }
     }
 

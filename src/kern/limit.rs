@@ -27,6 +27,13 @@ impl FileSize {
         }
     }
 
+    /// Whether a file must not reach so far.
+    pub fn is_exceeded(&self, reach: u64) -> bool {
+        // SAFETY: the limits are referenced, and not changed while shared.
+        let limit = unsafe { self.0.as_ref() }.pl_rlimit[sys::RLIMIT_FSIZE as usize].rlim_cur;
+        reach > limit.cast_unsigned()
+    }
+
     /// Runs `work` with these limits as the worker's own.
     pub fn lend<R>(&self, worker: &Worker, work: impl FnOnce() -> R) -> R {
         let td = worker.thread().as_ptr();

@@ -18,6 +18,7 @@ pub mod panic;
 pub mod printf;
 pub mod proc;
 pub mod procmap;
+mod resident;
 pub mod signal;
 pub mod sleep;
 pub mod socket;

@@ -57,14 +57,15 @@ impl Buffer {
         }
     }
 
-    /// Calls `transfer` with a uio over the buffer, and returns its code and the bytes moved.
+    /// Calls `transfer` with a uio over the buffer, and returns its code, the bytes moved, and where
+    /// in the file the rest would have ended.
     pub(super) fn with_uio(
         &mut self,
         write: bool,
         offset: i64,
         td: *mut sys::thread,
         transfer: impl FnOnce(*mut sys::uio) -> c_int,
-    ) -> (c_int, usize) {
+    ) -> (c_int, usize, u64) {
         let total = self.len();
         let direction = if write { sys::UIO_WRITE } else { sys::UIO_READ };
         let mut iov = sys::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
@@ -98,8 +99,9 @@ impl Buffer {
         };
         let code = transfer(uio);
         // SAFETY: the uio outlives the call above.
-        let left = unsafe { (*uio).uio_resid }.unsigned_abs();
-        (code, total.saturating_sub(left))
+        let (left, at) = unsafe { ((*uio).uio_resid.unsigned_abs(), (*uio).uio_offset) };
+        let end = at.cast_unsigned().saturating_add(left as u64);
+        (code, total.saturating_sub(left), end)
     }
 }
 
@@ -122,7 +124,8 @@ impl Buffer {
                 }
             }
         };
-        copy.with_uio(write, 0, td, transfer)
+        let (code, moved, _) = copy.with_uio(write, 0, td, transfer);
+        (code, moved)
     }
 
     /// Leaves out the first `count` bytes, which are moved.

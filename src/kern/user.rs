@@ -462,7 +462,9 @@ pub struct Aiocb {
     pub nbytes: usize,
     /// lio_listio(2)'s opcode.
     pub opcode: i32,
-    pub sigevent: Sigevent,
+    /// EINVAL: an unknown way to be told, where this ABI knows it already; it is an error only
+    /// after those of the iovecs.
+    pub sigevent: Result<Sigevent, Errno>,
 }
 
 impl UserAiocb {
@@ -531,7 +533,7 @@ impl UserAiocb {
     /// Copies the aiocb in.
     ///
     /// # Errors
-    /// EFAULT. EINVAL: an unknown way to be told, where this ABI says so here.
+    /// EFAULT.
     pub fn copyin(self) -> Result<Aiocb, Errno> {
         Ok(match self.abi {
             Abi::Native => {
@@ -542,7 +544,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(raw.aio_buf as u64),
                     nbytes: raw.aio_nbytes,
                     opcode: raw.aio_lio_opcode,
-                    sigevent: Sigevent::native(&raw.aio_sigevent),
+                    sigevent: Ok(Sigevent::native(&raw.aio_sigevent)),
                 }
             }
             Abi::FreeBsd6 => {
@@ -553,7 +555,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(raw.buf),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
-                    sigevent: Sigevent::old(&raw.sigevent)?,
+                    sigevent: Sigevent::old(&raw.sigevent),
                 }
             }
             Abi::Bits32 => {
@@ -564,7 +566,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(u64::from(raw.buf)),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
-                    sigevent: Sigevent::bits32(&raw.sigevent)?,
+                    sigevent: Sigevent::bits32(&raw.sigevent),
                 }
             }
             Abi::FreeBsd6Bits32 => {
@@ -575,7 +577,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(u64::from(raw.buf)),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
-                    sigevent: Sigevent::old32(&raw.sigevent)?,
+                    sigevent: Sigevent::old32(&raw.sigevent),
                 }
             }
         })

@@ -51,16 +51,22 @@ impl Drop for Vmspace {
 /// allow. Sleeps.
 ///
 /// # Errors
-/// EPERM, ENOMEM, EINVAL as mlock(2).
+/// EPERM, ENOMEM, EINVAL as mlock(2). ENOMEM too when the process has exchanged its address space
+/// since (rfork(2)): the worker is in the old one, and holds only that.
 pub fn wire(
-    _worker: &Worker,
+    worker: &Worker,
     process: &WaitedProc,
     cred: &Cred,
     base: UserPtr,
     len: usize,
 ) -> Result<(), Errno> {
-    // SAFETY: the process waits for the request this is done for; the credential is referenced.
+    // SAFETY: the process waits for the request this is done for; the credential is referenced. A
+    // process's address space is read once, as the kernel does.
     Errno::check(unsafe {
+        let here = (*(*worker.thread().as_ptr()).td_proc).p_vmspace;
+        if (&raw const (*process.as_ptr()).p_vmspace).read_volatile() != here {
+            return Err(Errno::ENOMEM);
+        }
         sys::kern_mlock(process.as_ptr(), cred.as_ptr(), base.address() as usize, len)
     })
 }

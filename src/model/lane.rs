@@ -67,9 +67,9 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Adds memory. Returns what is left over, to be dropped where freeing is allowed.
-    pub fn grow(&mut self, places: Places<T>) -> Places<T> {
-        Places(self.stays.grow(places.0))
+    /// Adds memory. What is left over stays in `places`, to be dropped where freeing is allowed.
+    pub fn grow(&mut self, places: &mut Places<T>) {
+        self.stays.grow(&mut places.0);
     }
 
     /// Gives a place up that nothing stays in.
@@ -128,7 +128,7 @@ mod tests {
 
     fn reserve<T>(lane: &mut Lane<T>) {
         while let Err(lack) = lane.reserve() {
-            lane.grow(Places::new(lack));
+            lane.grow(&mut Places::new(lack));
         }
     }
 

@@ -9,5 +9,6 @@ pub mod lane;
 pub mod list;
 pub mod slab;
 pub mod table;
+pub mod unfinished;
 
 pub use errno::Errno;

@@ -117,8 +117,8 @@ impl<T> Slab<T> {
         Some(Lack { present, chunks, spine })
     }
 
-    /// Adds memory. Returns what is left over, to be dropped where freeing is allowed.
-    pub fn grow(&mut self, mut growth: Growth<T>) -> Growth<T> {
+    /// Adds memory. What is left over stays in `growth`, to be dropped where freeing is allowed.
+    pub fn grow(&mut self, growth: &mut Growth<T>) {
         if growth.spine.capacity() > self.chunks.capacity() {
             growth.spine.append(&mut self.chunks);
             core::mem::swap(&mut growth.spine, &mut self.chunks);
@@ -136,7 +136,6 @@ impl<T> Slab<T> {
             }
             self.chunks.push(chunk);
         }
-        growth
     }
 
     fn entry(&self, id: Id) -> &Entry<T> {
@@ -208,7 +207,7 @@ mod tests {
 
     fn grown(slab: &mut Slab<u64>, count: usize) {
         while let Some(lack) = slab.lacks(count) {
-            slab.grow(Growth::new(lack));
+            slab.grow(&mut Growth::new(lack));
         }
     }
 

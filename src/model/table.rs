@@ -12,12 +12,14 @@
 //! lio_listio(2), has finished; they never leave the table while their request is in it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Errno;
 use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
+use super::unfinished::Unfinished;
 use super::slab::{Growth, Id, Lack, NONE, Slab};
 
 /// What I/O cost, to be charged to the thread that reaps.
@@ -39,6 +41,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// A read of so many bytes that cost no I/O.
+    pub fn read(bytes: usize) -> Outcome {
+        Outcome { status: bytes as i64, error: None, usage: Usage::default() }
+    }
+
     /// A request that did not begin.
     pub const CANCELED: Outcome = Outcome {
         status: -1,
@@ -66,6 +73,8 @@ struct Job<P, N, T> {
     blockers: usize,
     /// Others wait for it in this way.
     blocks: bool,
+    /// What it changes, while that is counted; else 0.
+    changes: u64,
     /// Submission order.
     sequence: u64,
     /// The waits for it.
@@ -173,6 +182,7 @@ pub struct Table<P, N, T = ()> {
     orphans_awaited: usize,
     finished: u64,
     sequence: u64,
+    unfinished: Arc<Unfinished>,
     waits: Slab<Wait>,
     waiters: Slab<Waiter>,
     /// Threads that wait for whatever comes first, oldest first.
@@ -197,6 +207,7 @@ impl<P, N, T> Default for Table<P, N, T> {
             orphans_awaited: 0,
             finished: 0,
             sequence: 0,
+            unfinished: Arc::default(),
             waits: Slab::default(),
             waiters: Slab::default(),
             any: List::default(),
@@ -229,6 +240,8 @@ pub struct Submission {
     pub syncs: bool,
     /// Exit and exec wait for it while it runs.
     pub awaited: bool,
+    /// The file it changes, named as in [`Unfinished`]; 0 for none.
+    pub changes: u64,
 }
 
 /// What a table lacks for an operation.
@@ -269,7 +282,8 @@ impl<P, N, T> Memory<P, N, T> {
 pub struct Reaped<P, N> {
     pub address: u64,
     pub outcome: Outcome,
-    pub payload: P,
+    /// Absent when the submitter performed it.
+    pub payload: Option<P>,
     pub notice: Option<N>,
     /// The list's, when this was the last of it.
     pub group: Option<N>,
@@ -333,6 +347,11 @@ pub enum Finished<P> {
 }
 
 impl<P, N, T> Table<P, N, T> {
+    /// The changes that are not finished, for a look without the lock.
+    pub fn unfinished(&self) -> &Arc<Unfinished> {
+        &self.unfinished
+    }
+
     /// Requests that count against the process's limit: all that are not reaped.
     pub fn count(&self) -> usize {
         self.count
@@ -378,11 +397,19 @@ impl<P, N, T> Table<P, N, T> {
     /// Adds memory; what is left over stays in `memory`.
     #[inline(never)]
     pub fn grow(&mut self, memory: &mut Memory<P, N, T>) {
-        memory.groups = memory.groups.take().map(|growth| self.groups.grow(growth));
-        memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
+        if let Some(growth) = &mut memory.groups {
+            self.groups.grow(growth);
+        }
+        if let Some(growth) = &mut memory.jobs {
+            self.jobs.grow(growth);
+        }
         memory.buckets = memory.buckets.take().map(|buckets| self.hash.grow(buckets));
-        memory.waits = memory.waits.take().map(|growth| self.waits.grow(growth));
-        memory.waiters = memory.waiters.take().map(|growth| self.waiters.grow(growth));
+        if let Some(growth) = &mut memory.waits {
+            self.waits.grow(growth);
+        }
+        if let Some(growth) = &mut memory.waiters {
+            self.waiters.grow(growth);
+        }
     }
 
     /// Accepts a request. [`Table::lacks`] said that there is room; the returned memory is to be
@@ -394,7 +421,19 @@ impl<P, N, T> Table<P, N, T> {
         notice: Option<N>,
         group: Option<Id>,
     ) -> Vec<Id> {
-        self.accept(submission, payload, notice, group).1
+        let Submission { file, syncs, changes, .. } = submission;
+        if changes != 0 {
+            self.unfinished.begin(changes);
+        }
+        let (id, garbage) = self.add(submission, JobState::Held, Some(payload), notice, group);
+        if syncs {
+            self.jobs[id].blockers = self.block(file);
+        }
+        self.held.push(&mut self.jobs, id);
+        if self.jobs[id].blockers == 0 {
+            self.release(id);
+        }
+        garbage
     }
 
     /// As [`Table::submit`], of a request that is to wait for its socket: `park` queues it there.
@@ -406,27 +445,44 @@ impl<P, N, T> Table<P, N, T> {
         group: Option<Id>,
         park: impl FnOnce(Id, P) -> T,
     ) -> Vec<Id> {
-        let (id, garbage) = self.accept(submission, payload, notice, group);
-        self.pending.remove(&mut self.jobs, id);
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Pending, None, notice, group);
         self.parked.push(&mut self.jobs, id);
         let job = &mut self.jobs[id];
         job.step(Event::Park);
-        job.ticket = job.payload.take().map(|payload| park(id, payload));
+        job.ticket = Some(park(id, payload));
         garbage
     }
 
-    /// Adds a request: its number, and memory to be dropped where freeing is allowed.
-    fn accept(
+    /// Accepts a request that the submitter has performed already. As [`Table::submit`] otherwise;
+    /// `tell` is called for each end this is.
+    pub fn submit_done(
         &mut self,
         submission: Submission,
-        payload: P,
+        outcome: Outcome,
+        notice: Option<N>,
+        group: Option<Id>,
+        tell: impl FnMut(&mut N, News),
+    ) -> Vec<Id> {
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Done, None, notice, group);
+        self.settle(id, outcome, tell);
+        garbage
+    }
+
+    /// Makes an entry that is in no list.
+    fn add(
+        &mut self,
+        submission: Submission,
+        state: JobState,
+        payload: Option<P>,
         notice: Option<N>,
         group: Option<Id>,
     ) -> (Id, Vec<Id>) {
-        let Submission { address, fd, file, syncs, awaited } = submission;
+        let Submission { address, fd, file, syncs, awaited, changes } = submission;
         self.sequence += 1;
         let job = Job {
-            state: JobState::Held,
+            state,
             links: Links::UNLINKED,
             chain: NONE,
             address,
@@ -437,10 +493,11 @@ impl<P, N, T> Table<P, N, T> {
             syncs,
             blockers: 0,
             blocks: false,
+            changes,
             sequence: self.sequence,
             waits: List::default(),
             outcome: Outcome::CANCELED,
-            payload: Some(payload),
+            payload,
             ticket: None,
             notice,
             group: group.unwrap_or(NONE),
@@ -453,13 +510,6 @@ impl<P, N, T> Table<P, N, T> {
         let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
         let garbage = self.hash.insert(&mut self.jobs, id);
         self.count += 1;
-        if syncs {
-            self.jobs[id].blockers = self.block(file);
-        }
-        self.held.push(&mut self.jobs, id);
-        if self.jobs[id].blockers == 0 {
-            self.release(id);
-        }
         (id, garbage)
     }
 
@@ -537,6 +587,13 @@ impl<P, N, T> Table<P, N, T> {
         self.groups[id].waiter = waiter;
     }
 
+    /// Gives a list up to which nothing was added; nothing is told.
+    pub fn abandon_group(&mut self, id: Id) -> Option<N> {
+        let group = self.groups.remove(id);
+        assert!(group.members == 0 && group.called, "a list that is in use was abandoned");
+        group.notice
+    }
+
     /// Gives the caller's hold on a list up, and its wait. Returns the notice if nobody holds it.
     pub fn leave_group(&mut self, id: Id) -> Option<N> {
         self.groups[id].waiter = NONE;
@@ -608,6 +665,7 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Records the result of a request that is in no list, and fires who waits for it.
     fn settle(&mut self, id: Id, outcome: Outcome, mut tell: impl FnMut(&mut N, News)) {
+        self.end_change(id);
         self.finished += 1;
         let job = &mut self.jobs[id];
         job.outcome = outcome;
@@ -627,6 +685,14 @@ impl<P, N, T> Table<P, N, T> {
         }
         if let Some(waiter) = self.any.first() {
             self.fire(waiter);
+        }
+    }
+
+    /// Counts the end of what a request changes.
+    fn end_change(&mut self, id: Id) {
+        let changes = core::mem::take(&mut self.jobs[id].changes);
+        if changes != 0 {
+            self.unfinished.end(changes);
         }
     }
 
@@ -697,8 +763,9 @@ impl<P, N, T> Table<P, N, T> {
     fn forget(&mut self, id: Id) -> Reaped<P, N> {
         self.hash.remove(&mut self.jobs, id);
         self.count -= 1;
-        let Job { address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
-        let Some(payload) = payload else { panic!("a request was removed while a worker has it") };
+        self.end_change(id);
+        let Job { state, address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
+        assert!(state != JobState::Active, "a request was removed while a worker has it");
         let group = self.leave_list(group);
         Reaped { address, outcome, payload, notice, group }
     }

@@ -21,14 +21,14 @@ fn room(table: &mut Numbers, room: Room) {
 fn submit(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     room(table, Room::Request);
     let file = fd as u64;
-    let submission = Submission { address, fd, file, syncs: false, awaited: true };
+    let submission = Submission { address, fd, file, syncs: false, awaited: true, changes: 0 };
     drop(table.submit(submission, payload, None, None));
 }
 
 fn submit_sync(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     let file = fd as u64;
     room(table, Room::Request);
-    let submission = Submission { address, fd, file, syncs: true, awaited: true };
+    let submission = Submission { address, fd, file, syncs: true, awaited: true, changes: 0 };
     drop(table.submit(submission, payload, None, None));
 }
 
@@ -155,7 +155,7 @@ fn agrees_with_a_naive_model_over_random_histories() {
                         .map(|e| e.finished)
                         .min();
                     let got = if any { table.reap_oldest() } else { table.reap(address) };
-                    let got = got.map(|r| (r.address, r.payload, r.outcome.status));
+                    let got = got.map(|r| (r.address, r.payload.unwrap(), r.outcome.status));
                     assert_eq!(got.is_some(), first.is_some(), "seed {seed}");
                     if let Some((address, payload, status)) = got {
                         // What one cancel ended has no order among itself.
@@ -360,7 +360,7 @@ fn a_chunked_cancel_says_when_it_is_through() {
 /// Submits a request with a notice, of a list if there is one.
 fn submit_noted(table: &mut Numbers, address: u64, notice: u32, group: Option<Id>) {
     room(table, Room::Request);
-    let submission = Submission { address, fd: 1, file: 1, syncs: false, awaited: true };
+    let submission = Submission { address, fd: 1, file: 1, syncs: false, awaited: true, changes: 0 };
     drop(table.submit(submission, address, Some(notice), group));
 }
 
@@ -456,7 +456,7 @@ fn park(table: &mut Parking, queue: &mut Queue, address: u64) -> Id {
     while let Some(need) = table.lacks(Room::Request) {
         table.grow(&mut Memory::new(need));
     }
-    let submission = Submission { address, fd: 3, file: 9, syncs: false, awaited: false };
+    let submission = Submission { address, fd: 3, file: 9, syncs: false, awaited: false, changes: 0 };
     let mut given = NONE;
     drop(table.submit_parked(submission, address, None, None, |id, payload| {
         queue.insert(id, payload);
@@ -513,7 +513,7 @@ fn a_parked_request_that_runs_is_not_queued_again_once_its_end_was_asked_for() {
     assert!(!table.may_park(id));
     let done = table.finish(id, payload, Outcome::CANCELED, |_, _| ());
     assert!(matches!(done, Finished::Done));
-    assert_eq!(table.reap(10).unwrap().payload, 10);
+    assert_eq!(table.reap(10).unwrap().payload, Some(10));
 }
 
 #[test]
@@ -534,4 +534,41 @@ fn a_process_that_goes_takes_its_parked_requests_back_and_leaves_those_that_run(
     assert!(!table.may_park(runs));
     let end = table.finish(runs, payload, Outcome::CANCELED, |_, _| ());
     assert!(matches!(end, Finished::Gone { .. }));
+}
+
+#[test]
+fn a_request_that_is_done_when_it_is_submitted_is_told_and_reaped_like_any() {
+    let mut table = Numbers::default();
+    let list = open(&mut table, 100);
+    room(&mut table, Room::Request);
+    let submission =
+        Submission { address: 1, fd: 1, file: 1, syncs: false, awaited: true, changes: 9 };
+    let mut told = Vec::new();
+    let tell = |notice: &mut u32, news| told.push((*notice, news));
+    drop(table.submit_done(submission, ok(5), Some(7), Some(list), tell));
+    assert_eq!(told, [(7, News::Request(None))]);
+    assert_eq!(table.progress(1), Some(Progress::Finished(None)));
+    assert!(table.close_group(list, silence));
+    assert_eq!(table.leave_group(list), None);
+    let reaped = table.reap(1).unwrap();
+    assert_eq!((reaped.payload, reaped.outcome.status, reaped.group), (None, 5, Some(100)));
+}
+
+#[test]
+fn a_change_counts_until_it_is_finished_cancelled_or_dropped() {
+    let mut table = Numbers::default();
+    let unfinished = table.unfinished().clone();
+    for address in 1..=3 {
+        room(&mut table, Room::Request);
+        let submission =
+            Submission { address, fd: 1, file: 1, syncs: false, awaited: true, changes: 9 };
+        drop(table.submit(submission, address, None, None));
+    }
+    let (id, payload) = table.start().unwrap();
+    table.finish(id, payload, ok(1), silence);
+    assert_eq!(table.cancel_one(1, 2, &mut nowhere, silence).cancelled, 1);
+    assert!(unfinished.any(9));
+    // One that is done is forgotten first or last; neither counts any more.
+    while table.rundown(&mut nowhere).is_some() {}
+    assert!(!unfinished.any(9));
 }

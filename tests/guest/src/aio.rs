@@ -4,6 +4,7 @@
 use crate::Result;
 use crate::mem::{Plain, Region};
 use crate::sys::{self, Timespec};
+use core::mem::offset_of;
 
 /// No notification.
 pub const SIGEV_NONE: i32 = 0;
@@ -23,6 +24,21 @@ pub const AIO_NOTCANCELED: i32 = 2;
 /// Answer of aio_cancel: all that matched was done, or nothing matched.
 pub const AIO_ALLDONE: i32 = 3;
 
+/// lio_listio: return at once.
+pub const LIO_NOWAIT: i32 = 0;
+/// lio_listio: wait until all is done.
+pub const LIO_WAIT: i32 = 1;
+/// Operation of a list: nothing.
+pub const LIO_NOP: i32 = 0;
+/// Operation of a list: write.
+pub const LIO_WRITE: i32 = 1;
+/// Operation of a list: read.
+pub const LIO_READ: i32 = 2;
+/// Operation of a list: write from pieces.
+pub const LIO_WRITEV: i32 = 5;
+/// Operation of a list: read into pieces.
+pub const LIO_READV: i32 = 6;
+
 /// The longest request, SSIZE_MAX.
 pub const IOSIZE_MAX: usize = isize::MAX as usize;
 
@@ -35,9 +51,37 @@ pub struct Sigevent {
     /// The signal, or the kqueue.
     pub signo: i32,
     /// Handed on with the notification.
-    pub value: u64,
+    pub value: usize,
     /// Kevent flags or thread id in the first word, else spare.
-    pub more: [u64; 8],
+    pub more: [usize; 8],
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Sigevent {}
+
+impl Sigevent {
+    /// A signal to the process.
+    pub fn signal(signo: i32, value: usize) -> Self {
+        Self { notify: SIGEV_SIGNAL, signo, value, more: [0; 8] }
+    }
+
+    /// A signal to a thread.
+    pub fn thread(signo: i32, value: usize, tid: i64) -> Self {
+        Self {
+            notify: SIGEV_THREAD_ID,
+            more: Self::first(tid as usize),
+            ..Self::signal(signo, value)
+        }
+    }
+
+    /// An event on a kqueue, with these flags.
+    pub fn kevent(kq: i32, value: usize, flags: u16) -> Self {
+        Self { notify: SIGEV_KEVENT, signo: kq, value, more: Self::first(flags as usize) }
+    }
+
+    fn first(word: usize) -> [usize; 8] {
+        [word, 0, 0, 0, 0, 0, 0, 0]
+    }
 }
 
 /// A request as the program writes it, `struct aiocb`.
@@ -59,31 +103,42 @@ pub struct Aiocb {
     /// Priority; ignored.
     pub reqprio: i32,
     /// The kernel's: the result after aio_return.
-    pub status: i64,
+    pub status: isize,
     /// The kernel's: the error.
-    pub error: i64,
+    pub error: isize,
     /// The kernel's: the job's number.
-    pub kernelinfo: i64,
+    pub kernelinfo: isize,
     /// Notification.
     pub sigevent: Sigevent,
 }
 
+#[cfg(target_pointer_width = "64")]
 const _: () = {
-    use core::mem::offset_of;
-    assert!(size_of::<Sigevent>() == 80);
-    assert!(size_of::<Aiocb>() == SIZE);
+    assert!(size_of::<Sigevent>() == 80 && SIZE == 160);
     assert!(offset_of!(Aiocb, offset) == 8);
     assert!(offset_of!(Aiocb, buf) == 16);
     assert!(offset_of!(Aiocb, nbytes) == 24);
     assert!(offset_of!(Aiocb, opcode) == 48);
-    assert!(offset_of!(Aiocb, status) == 56);
-    assert!(offset_of!(Aiocb, error) == 64);
-    assert!(offset_of!(Aiocb, kernelinfo) == 72);
+    assert!(STATUS == 56 && ERROR == 64 && KERNELINFO == 72);
     assert!(offset_of!(Aiocb, sigevent) == 80);
 };
 
+#[cfg(target_pointer_width = "32")]
+const _: () = {
+    assert!(size_of::<Sigevent>() == 44 && SIZE == 96);
+    assert!(offset_of!(Aiocb, offset) == 4);
+    assert!(offset_of!(Aiocb, buf) == 12);
+    assert!(offset_of!(Aiocb, nbytes) == 16);
+    assert!(offset_of!(Aiocb, opcode) == 32);
+    assert!(STATUS == 40 && ERROR == 44 && KERNELINFO == 48);
+    assert!(offset_of!(Aiocb, sigevent) == 52);
+};
+
 /// Bytes of a control block.
-pub const SIZE: usize = 160;
+pub const SIZE: usize = size_of::<Aiocb>();
+const STATUS: usize = offset_of!(Aiocb, status);
+const ERROR: usize = offset_of!(Aiocb, error);
+const KERNELINFO: usize = offset_of!(Aiocb, kernelinfo);
 
 // SAFETY: numbers; the padding means nothing to the kernel.
 unsafe impl Plain for Aiocb {}
@@ -118,24 +173,24 @@ impl Cb {
 
     /// The result that the kernel stored.
     pub fn status(&self) -> i64 {
-        self.0.word(56) as i64
+        self.0.get::<isize>(STATUS) as i64
     }
 
     /// The error that the kernel stored.
     pub fn error(&self) -> i64 {
-        self.0.word(64) as i64
+        self.0.get::<isize>(ERROR) as i64
     }
 
     /// The job number that the kernel stored.
     pub fn kernelinfo(&self) -> i64 {
-        self.0.word(72) as i64
+        self.0.get::<isize>(KERNELINFO) as i64
     }
 
     /// Overwrites the kernel's three words.
     pub fn set_private(&self, status: i64, error: i64, kernelinfo: i64) {
-        self.0.set_word(56, status as u64);
-        self.0.set_word(64, error as u64);
-        self.0.set_word(72, kernelinfo as u64);
+        self.0.put(STATUS, status as isize);
+        self.0.put(ERROR, error as isize);
+        self.0.put(KERNELINFO, kernelinfo as isize);
     }
 
     /// The kernel's three words: status, error, job number.

@@ -15,11 +15,15 @@ extern crate std;
 
 pub mod aio;
 pub mod errno;
+pub mod kqueue;
+pub mod kyua;
 pub mod mem;
 pub mod net;
+pub mod oaio;
 pub mod out;
 pub mod path;
 pub mod rng;
+pub mod signal;
 pub mod start;
 pub mod sys;
 pub mod sysctl;

@@ -213,6 +213,10 @@ pub unsafe trait Plain: Copy {}
 // SAFETY: numbers.
 unsafe impl Plain for u64 {}
 // SAFETY: numbers.
+unsafe impl Plain for usize {}
+// SAFETY: numbers.
+unsafe impl Plain for isize {}
+// SAFETY: numbers.
 unsafe impl Plain for i32 {}
 // SAFETY: numbers.
 unsafe impl Plain for [u64; 2] {}

@@ -49,8 +49,14 @@ pub const SIGKILL: i32 = 9;
 pub const SIGSEGV: i32 = 11;
 /// Timer.
 pub const SIGALRM: i32 = 14;
+/// Writing to what nobody reads.
+pub const SIGPIPE: i32 = 13;
+/// Socket option: no SIGPIPE.
+pub const SO_NOSIGPIPE: i32 = 0x0800;
 /// File size limit exceeded.
 pub const SIGXFSZ: i32 = 25;
+/// Unknown system call.
+pub const SIGSYS: i32 = 12;
 /// Free for programs.
 pub const SIGUSR1: i32 = 30;
 /// Restart system calls after the handler.
@@ -58,6 +64,8 @@ pub const SA_RESTART: i32 = 2;
 /// Ignore the signal.
 pub const SIG_IGN: usize = 1;
 
+/// Limit of locked memory, of setrlimit(2).
+pub const RLIMIT_MEMLOCK: i32 = 6;
 /// File size limit of setrlimit(2).
 pub const RLIMIT_FSIZE: i32 = 1;
 
@@ -69,6 +77,12 @@ pub const CAP_PWRITE: u64 = 0x0e;
 pub const CAP_READ: u64 = 0x01;
 /// Capsicum right to write.
 pub const CAP_WRITE: u64 = 0x02;
+/// Capsicum right to sync.
+pub const CAP_FSYNC: u64 = 0x100;
+/// Capsicum right to wait for events, of the second word.
+pub const CAP_KQUEUE_EVENT: u64 = 0x40;
+/// Capsicum right to change events, of the second word.
+pub const CAP_KQUEUE_CHANGE: u64 = 0x10_0000;
 /// Capsicum right to ask for a file's attributes.
 pub const CAP_FSTAT: u64 = 0x0008_0000;
 
@@ -348,6 +362,24 @@ pub fn power_off() -> Result<()> {
 /// getpid(2).
 pub fn getpid() -> i32 {
     call!(20).unwrap_or(0) as i32
+}
+
+/// thr_self(2): the calling thread's number.
+///
+/// # Errors
+/// Those of the call.
+pub fn thr_self() -> Result<i64> {
+    let mut tid = 0isize;
+    call!(432, &raw mut tid)?;
+    Ok(tid as i64)
+}
+
+/// munlock(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn munlock(addr: usize, len: usize) -> Result<()> {
+    call!(204, addr, len).map(|_| ())
 }
 
 /// kill(2).
@@ -661,6 +693,21 @@ pub fn pipe() -> Result<(i32, i32)> {
     Ok((ends[0], ends[1]))
 }
 
+/// rfork(2) of a child that shares the descriptors; `None` in the child.
+///
+/// # Errors
+/// Those of the call.
+pub fn fork_with_descriptors_shared() -> Result<Option<i32>> {
+    // RFPROC alone.
+    Ok(match call!(251, 1 << 4)? {
+        0 => {
+            crate::thread::after_fork();
+            None
+        }
+        pid => Some(pid as i32),
+    })
+}
+
 /// socketpair(2) of stream sockets in the local domain.
 ///
 /// # Errors
@@ -669,6 +716,75 @@ pub fn socketpair() -> Result<(i32, i32)> {
     let mut ends = [0i32; 2];
     call!(135, 1, 1, 0, ends.as_mut_ptr())?;
     Ok((ends[0], ends[1]))
+}
+
+/// A stream or datagram socket in the local domain.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn local_socket(kind: i32) -> Result<i32> {
+    call!(97, 1, kind, 0).map(|fd| fd as i32)
+}
+
+/// socketpair(2) of datagram sockets in the local domain.
+///
+/// # Errors
+/// Those of the call.
+pub fn datagram_pair() -> Result<(i32, i32)> {
+    let mut ends = [0i32; 2];
+    call!(135, 1, 2, 0, ends.as_mut_ptr())?;
+    Ok((ends[0], ends[1]))
+}
+
+/// bind(2) to a name in the local domain, of less than 100 bytes.
+///
+/// # Errors
+/// Those of the call.
+pub fn bind_local(fd: i32, path: &CStr) -> Result<()> {
+    let name = path.to_bytes();
+    let mut address = [0u8; 106];
+    // Length, family, name.
+    (address[0], address[1]) = (106, 1);
+    address[2..2 + name.len()].copy_from_slice(name);
+    call!(104, fd, address.as_ptr(), address.len()).map(|_| ())
+}
+
+/// listen(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn listen(fd: i32) -> Result<()> {
+    call!(106, fd, 5).map(|_| ())
+}
+
+/// setsockopt(2) of a number at the level of sockets.
+///
+/// # Errors
+/// Those of the call.
+pub fn set_socket_option(fd: i32, option: i32, value: i32) -> Result<()> {
+    call!(105, fd, 0xffff, option, &raw const value, size_of::<i32>()).map(|_| ())
+}
+
+/// Runs a program with its output thrown away; its exit status, -1 when it did not exit.
+///
+/// # Errors
+/// Those of fork(2).
+pub fn run_quietly(argv: &[&CStr]) -> Result<i32> {
+    match fork()? {
+        Fork::Parent(pid) => Ok(match wait_for(pid) {
+            Some(Ended::Exit(status)) => status,
+            _ => -1,
+        }),
+        Fork::Child => {
+            if let Ok(null) = open(c"/dev/null", O_RDWR, 0) {
+                for fd in 0..3 {
+                    let _ = dup2(null, fd);
+                }
+            }
+            let _ = exec_words(argv.iter().copied());
+            exit(127)
+        }
+    }
 }
 
 /// shm_open2(2) of an anonymous object.
@@ -693,6 +809,33 @@ pub fn kqueue() -> Result<i32> {
 /// Those of the call.
 pub fn mmap(len: usize, prot: i32, flags: i32, fd: i32) -> Result<usize> {
     call!(477, 0, len, prot, flags, fd as isize, 0)
+}
+
+/// mmap(2) of zeroes at an address, in place of what is there.
+///
+/// # Errors
+/// Those of the call.
+pub fn mmap_over(addr: usize, len: usize, prot: i32) -> Result<()> {
+    // MAP_FIXED.
+    call!(477, addr, len, prot, MAP_ANON | MAP_PRIVATE | 0x10, -1isize, 0).map(|_| ())
+}
+
+/// recvfrom(2) without waiting.
+///
+/// # Errors
+/// Those of the call; EAGAIN when nothing is there.
+pub fn receive(fd: i32, to: &mut [u8]) -> Result<usize> {
+    // MSG_DONTWAIT.
+    call!(29, fd, to.as_mut_ptr(), to.len(), 0x80, 0, 0)
+}
+
+/// sendto(2) without waiting and without SIGPIPE.
+///
+/// # Errors
+/// Those of the call; EAGAIN when there is no room.
+pub fn send(fd: i32, from: &[u8]) -> Result<usize> {
+    // MSG_DONTWAIT and MSG_NOSIGNAL.
+    call!(133, fd, from.as_ptr(), from.len(), 0x2_0080, 0, 0)
 }
 
 /// munmap(2).
@@ -768,7 +911,15 @@ pub fn cap_enter() -> Result<()> {
 /// # Errors
 /// Those of the call.
 pub fn cap_rights_limit(fd: i32, rights: u64) -> Result<()> {
-    let rights = [1u64 << 57 | rights, 1u64 << 58];
+    cap_rights_limit_both(fd, rights, 0)
+}
+
+/// cap_rights_limit(2), for rights of both words.
+///
+/// # Errors
+/// Those of the call.
+pub fn cap_rights_limit_both(fd: i32, first: u64, second: u64) -> Result<()> {
+    let rights = [1u64 << 57 | first, 1u64 << 58 | second];
     call!(533, fd, rights.as_ptr()).map(|_| ())
 }
 

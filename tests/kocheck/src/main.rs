@@ -15,19 +15,12 @@
 //! Exit status: 0 when nothing is wrong, 1 with one line for each violation, 2 when the program
 //! was called wrongly or a file could not be read or written.
 
-mod allow;
-mod code;
-mod elf;
-mod loadable;
-mod report;
-mod stack;
-mod track;
-
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use allow::AllowList;
-use report::{Findings, Summary};
+use kocheck::allow::{self, AllowList};
+use kocheck::report::{self, Findings, Summary};
+use kocheck::{code, elf, loadable, stack};
 
 const USAGE: &str = "\
 usage: kocheck --allow FILE [--allow FILE]... [--stack-frame BYTES] [--stack-chain BYTES]

@@ -2,27 +2,25 @@
 //! One boot of a machine: makes its disks, boots, logs in, has the guest's runner work through a
 //! plan, and comes back with the report, or with what went wrong.
 
-use crate::console::{Console, Prompt, Stop, error_log, prompt};
+use crate::console::{Console, Stop, error_log};
+use crate::disks::{free_mib, make_disks};
 use crate::hypervisor::{self, Disks, Size};
 use crate::image::{Boot, Machine};
+use crate::login::{Failure, log_in};
 use crate::options::Options;
-use crate::plan::STACK;
 use crate::report::{self, Report};
 use crate::symbols::{self, Symbols};
 use crate::trouble;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Room for reports: more than any plan writes.
-const REPORT_DISK: u64 = 64 << 20;
-/// The scratch file system; the base suite writes large files.
-const SCRATCH_MIB: u64 = 1024;
-/// What must be free where the disks are made.
-const FREE_MIB: u64 = 2048;
 /// A machine that prints nothing for so long while it boots is not going to.
 const BOOT_SILENCE: Duration = Duration::from_secs(180);
+
+/// With less than this free a disk counts as full.
+const FULL_MIB: u64 = 16;
 
 /// What the guest is to do.
 pub struct Plan {
@@ -57,7 +55,7 @@ pub fn run(
     plan: &Plan,
 ) -> Result<Outcome, String> {
     let mut guest = Guest::boot(options, machine, label, &plan.text)?;
-    let result = guest.log_in().and_then(|()| guest.work(plan.silence));
+    let result = log_in(&mut guest.console, BOOT_SILENCE).and_then(|()| guest.work(plan.silence));
     Ok(guest.finish(result.err()))
 }
 
@@ -67,7 +65,7 @@ pub fn run(
 /// What keeps it from working, in one line.
 pub fn shell(options: &Options, machine: &Machine, plan: &Plan) -> Result<(), String> {
     let mut guest = Guest::boot(options, machine, "shell", &plan.text)?;
-    let ready = guest.log_in().and_then(|()| guest.work(plan.silence));
+    let ready = log_in(&mut guest.console, BOOT_SILENCE).and_then(|()| guest.work(plan.silence));
     if let Err(error) = ready {
         let outcome = guest.finish(Some(error));
         return Err(format!("{}\n{}", outcome.trouble.unwrap_or_default(), outcome.last_lines));
@@ -130,46 +128,6 @@ impl<'a> Guest<'a> {
         Ok(Self { options, machine, console, disks, log, destroy })
     }
 
-    /// Gets from power-on to a shell.
-    fn log_in(&mut self) -> Result<(), Failure> {
-        let mut answered = 0;
-        self.console.wait(BOOT_SILENCE, |console| {
-            let at = console.text.len();
-            if at == answered {
-                return None;
-            }
-            match prompt(&console.text)? {
-                Prompt::Login => console.send("root"),
-                Prompt::WhichShell => console.send(""),
-                Prompt::Shell => return Some(Ok(())),
-                Prompt::Password => {
-                    return Some(Err("root has a password on this image: take it away (passwd -d? pw usermod root -w none)"));
-                }
-                Prompt::MountRoot => return Some(Err("the kernel cannot mount its root: is root.img right for it?")),
-                Prompt::Loader => return Some(Err("the boot loader stopped: is the image complete?")),
-            }
-            answered = at;
-            None
-        })??;
-        self.console.send("exec /bin/sh");
-        // The answer differs from the line as typed and echoed: a shell has run it.
-        let from = self.console.text.len();
-        let mut asked = std::time::Instant::now();
-        let mut tries = 0;
-        self.console.wait(BOOT_SILENCE, |console| {
-            if console.text[from..].contains("vm-ready-42") {
-                return Some(Ok(()));
-            }
-            if tries == 0 || asked.elapsed() > Duration::from_secs(10) {
-                tries += 1;
-                asked = std::time::Instant::now();
-                console.send("echo vm-ready-$((40+2))");
-            }
-            (tries > 12).then_some(Err("the shell does not answer"))
-        })??;
-        Ok(())
-    }
-
     /// Has the runner work through the plan.
     fn work(&mut self, silence: Duration) -> Result<(), Failure> {
         let from = self.console.text.len();
@@ -227,32 +185,19 @@ impl<'a> Guest<'a> {
 
     fn describe(&self, failure: &Failure, report: &Report) -> String {
         let during = report.unfinished().map_or(String::new(), |name| format!(" during {name}"));
-        match failure {
-            Failure::Text(text) => text.clone(),
-            Failure::Stop(Stop::Panic) => {
-                format!("{}{during}", trouble::panic_line(&self.console.text).unwrap_or("panic"))
-            }
-            Failure::Stop(Stop::Silent) if self.console.text.trim().is_empty() => format!(
-                "the guest printed nothing in {} s: is its console the first serial port?",
-                BOOT_SILENCE.as_secs()
-            ),
-            Failure::Stop(Stop::Silent) => {
-                format!("the guest hangs{during}: it printed nothing for too long")
-            }
-            Failure::Stop(Stop::Deadline) => {
-                format!(
-                    "not done after {} s{during}: raise --timeout?",
-                    self.options.timeout.as_secs()
-                )
-            }
-            Failure::Stop(Stop::Ended) => {
-                let errors = fs::read_to_string(error_log(&self.log)).unwrap_or_default();
-                match errors.lines().find(|line| !line.trim().is_empty()) {
-                    Some(line) => format!("the machine ended{during}: {line}"),
-                    None => format!("the machine ended{during}: it switched off or rebooted"),
-                }
-            }
+        let stop = match failure {
+            Failure::Text(text) => return text.clone(),
+            Failure::Stop(stop) => *stop,
+        };
+        // A guest whose disk cannot be written waits for ever.
+        if let Some(free) = free_mib(&self.options.out)
+            && free < FULL_MIB
+        {
+            let out = self.options.out.display();
+            return format!("the disk of {out} is full{during}: make room there, or set --out");
         }
+        let errors = fs::read_to_string(error_log(&self.log)).unwrap_or_default();
+        describe(stop, &self.console.text, &errors, &during, self.options.timeout)
     }
 
     /// The guest's last lines, with names for the addresses in them.
@@ -275,20 +220,23 @@ impl<'a> Guest<'a> {
     }
 }
 
-enum Failure {
-    Stop(Stop),
-    Text(String),
-}
-
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
-impl From<&str> for Failure {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+/// Why a guest did not come to its end, in one line.
+fn describe(stop: Stop, text: &str, errors: &str, during: &str, limit: Duration) -> String {
+    match stop {
+        Stop::Panic => format!("{}{during}", trouble::panic_line(text).unwrap_or("panic")),
+        Stop::Silent if text.trim().is_empty() => format!(
+            "the guest printed nothing in {} s: is it for amd64, and its console the first serial \
+             port (console=\"comconsole\" in /boot/loader.conf)?",
+            BOOT_SILENCE.as_secs()
+        ),
+        Stop::Silent => format!("the guest hangs{during}: it printed nothing for too long"),
+        Stop::Deadline => {
+            format!("not done after {} s{during}: raise --timeout?", limit.as_secs())
+        }
+        Stop::Ended => match errors.lines().find(|line| !line.trim().is_empty()) {
+            Some(line) => format!("the machine ended{during}: {line}"),
+            None => format!("the machine ended{during}: it switched off or rebooted"),
+        },
     }
 }
 
@@ -304,114 +252,6 @@ fn has_virtualisation(cpuinfo: &str) -> bool {
     flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
-/// Makes the disks of a boot.
-fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, String> {
-    let out = &options.out;
-    let failed = |what: &Path| {
-        let what = what.display().to_string();
-        move |error: std::io::Error| format!("cannot write {what}: {error}")
-    };
-    fs::create_dir_all(out).map_err(failed(out))?;
-    if let Some(free) = free_mib(out)
-        && free < FREE_MIB
-    {
-        return Err(format!("only {free} MiB free in {}: {FREE_MIB} are needed", out.display()));
-    }
-    let stage = out.join(format!("{label}.files"));
-    let _ = fs::remove_dir_all(&stage);
-    let bin = stage.join("bin");
-    fs::create_dir_all(&bin).map_err(failed(&bin))?;
-    let programs = [
-        "runner",
-        "aio_demo",
-        "aio_copytree",
-        "conformance",
-        "sockets",
-        "storm",
-        "httpd",
-        "mixed",
-        "parked",
-        "holder",
-        "noworker",
-        "stress",
-    ];
-    for name in programs {
-        let from = options.programs.join(name);
-        if from.is_file() {
-            fs::copy(&from, bin.join(name)).map_err(failed(&bin))?;
-        } else if name == "runner" {
-            return Err(format!(
-                "no guest programs in {}: build them first (make guest)",
-                options.programs.display()
-            ));
-        }
-    }
-    if options.module {
-        for name in ["aio_rs_gate.ko", "aio_rs.ko"] {
-            let from = options.modules.join(name);
-            fs::copy(&from, stage.join(name)).map_err(|error| {
-                format!("no module {}: {error}: build it first (make)", from.display())
-            })?;
-        }
-        let stack = options.modules.join(STACK);
-        if stack.is_file() {
-            fs::copy(&stack, stage.join(STACK)).map_err(failed(&stack))?;
-        }
-    }
-    fs::write(stage.join("plan"), plan).map_err(failed(&stage))?;
-    let disks = Disks {
-        files: out.join(format!("{label}.files.img")),
-        report: out.join(format!("{label}.report.img")),
-        scratch: out.join("scratch.img"),
-    };
-    // It reckons without its own indirect blocks.
-    makefs(&disks.files, &stage, &["-b", "30%"])?;
-    fs::File::create(&disks.report)
-        .and_then(|file| file.set_len(REPORT_DISK))
-        .map_err(failed(&disks.report))?;
-    if fs::metadata(&disks.scratch).map_or(0, |scratch| scratch.len()) != SCRATCH_MIB << 20 {
-        let empty = out.join("empty");
-        fs::create_dir_all(&empty).map_err(failed(&empty))?;
-        let new = out.join("scratch.new");
-        makefs(&new, &empty, &["-s", &format!("{SCRATCH_MIB}m"), "-f", "40000"])?;
-        fs::rename(&new, &disks.scratch).map_err(failed(&disks.scratch))?;
-    }
-    Ok(disks)
-}
-
-/// Makes a UFS1 image of a folder: Debian's makefs writes UFS2 where no kernel looks for it.
-fn makefs(image: &Path, folder: &Path, more: &[&str]) -> Result<(), String> {
-    let output = Command::new("makefs")
-        .args(["-t", "ffs", "-o", "version=1,bsize=32768,fsize=4096", "-B", "le"])
-        .args(more)
-        .arg(image)
-        .arg(folder)
-        .output()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "no makefs: install it (on Debian: apt-get install makefs)".to_owned()
-            }
-            _ => format!("cannot start makefs: {error}"),
-        })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let last =
-        errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-    Err(format!("makefs could not make {}: {last}", image.display()))
-}
-
-/// What df(1) says is free, in MiB.
-fn free_mib(dir: &Path) -> Option<u64> {
-    let output = Command::new("df").arg("-Pk").arg(dir).output().ok()?;
-    parse_df(&String::from_utf8_lossy(&output.stdout))
-}
-
-fn parse_df(text: &str) -> Option<u64> {
-    text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok().map(|kib| kib / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -424,9 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn reads_df() {
-        let text = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/x 1000000 1 819200 1% /\n";
-        assert_eq!(parse_df(text), Some(800));
-        assert_eq!(parse_df(""), None);
+    fn a_line_for_each_end() {
+        let why = |stop, text, errors| {
+            describe(stop, text, errors, " during load", Duration::from_secs(60))
+        };
+        assert!(why(Stop::Silent, " \n", "").contains("comconsole"));
+        assert!(why(Stop::Silent, "booting", "").contains("hangs during load"));
+        assert_eq!(why(Stop::Panic, "x\npanic: oh\ny", ""), "panic: oh during load");
+        assert!(why(Stop::Deadline, "", "").contains("--timeout"));
+        assert!(why(Stop::Ended, "", "\nqemu: no such disk\n").ends_with("qemu: no such disk"));
+        assert!(why(Stop::Ended, "", "").contains("switched off"));
     }
 }

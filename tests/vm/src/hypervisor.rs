@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The command lines of QEMU and bhyve. In both, the guest's disks are vtbd0 (its own), vtbd1
-//! (modules, programs and the plan), vtbd2 (reports, raw) and vtbd3 (scratch), and its console is
-//! the first serial port, on our standard input and output.
+//! (modules, programs and the plan), vtbd2 (reports, raw), vtbd3 (scratch) and vtbd4 (empty), and its
+//! console is the first serial port, on our standard input and output.
 //!
 //! bhyve could not be tried where this was written; its line is checked against bhyve(8) only.
 
@@ -17,6 +17,8 @@ pub struct Disks {
     pub report: PathBuf,
     /// An empty file system. What is written to it is thrown away.
     pub scratch: PathBuf,
+    /// Nothing: for a pool, or to be read and written raw. Thrown away too.
+    pub raw: PathBuf,
 }
 
 /// What the machine is to have.
@@ -60,6 +62,7 @@ pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<Stri
     drive(&disks.files, "raw", ",readonly=on");
     drive(&disks.report, "raw", ",cache=writethrough");
     drive(&disks.scratch, "raw", ",snapshot=on");
+    drive(&disks.raw, "raw", ",snapshot=on");
     if let Boot::Direct { kernel, .. } = &machine.boot {
         let kernel = kernel.display().to_string();
         // A test fills the process table, and WITNESS keeps a lock list for about 4,000 threads.
@@ -98,10 +101,11 @@ pub fn bhyve(
         (3, &disks.files, ",ro"),
         (4, &disks.report, ",direct"),
         (5, &disks.scratch, ""),
+        (6, &disks.raw, ""),
     ] {
         add(&["-s", &format!("{slot},virtio-blk,{}{more}", path.display())]);
     }
-    add(&["-s", "6,virtio-rnd", &name]);
+    add(&["-s", "7,virtio-rnd", &name]);
     Ok((args, name))
 }
 
@@ -110,7 +114,12 @@ mod tests {
     use super::*;
 
     fn disks() -> Disks {
-        Disks { files: "/o/files".into(), report: "/o/report".into(), scratch: "/o/scratch".into() }
+        Disks {
+            files: "/o/files".into(),
+            report: "/o/report".into(),
+            scratch: "/o/scratch".into(),
+            raw: "/o/raw".into(),
+        }
     }
 
     const SIZE: Size = Size { smp: 2, mem: 1024 };
@@ -122,7 +131,7 @@ mod tests {
         assert!(line.contains("file=/v/a,,b.img,format=raw,if=virtio,snapshot=on"));
         assert!(line.contains("-kernel /v/kernel -append"));
         assert!(line.contains("tcg,thread=multi"));
-        let order: Vec<_> = ["a,,b.img", "/o/files", "/o/report", "/o/scratch"]
+        let order: Vec<_> = ["a,,b.img", "/o/files", "/o/report", "/o/scratch", "/o/raw"]
             .iter()
             .map(|name| line.find(name).unwrap())
             .collect();
@@ -136,6 +145,13 @@ mod tests {
         assert!(line.contains("format=qcow2,if=virtio,snapshot=on"));
         assert!(line.contains("-accel kvm -cpu host"));
         assert!(!line.contains("-kernel"));
+        // The guest's names for them, vtbd0 to vtbd4, come of this order.
+        let order: Vec<_> = ["/v/disk.qcow2", "/o/files", "/o/report", "/o/scratch", "/o/raw"]
+            .iter()
+            .map(|name| line.find(name).unwrap())
+            .collect();
+        assert!(order.is_sorted());
+        assert!(line.contains("file=/o/files,format=raw,if=virtio,readonly=on"));
     }
 
     #[test]

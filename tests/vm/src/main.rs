@@ -2,17 +2,19 @@
 //! Boots FreeBSD in a virtual machine and runs things in it: the module, our own programs, and
 //! the base system's AIO suite, with the built-in AIO as the reference.
 //!
-//! A boot makes three disks beside the machine's own: one with modules, programs and a plan; a raw
-//! one for reports; and an empty scratch file system. The driver logs in over the serial console
-//! and starts the guest's runner, which works through the plan and reports on the raw disk, so
-//! that kernel messages on the console spoil nothing. The console is watched for panics, hangs
-//! and complaints. The machine's own image is never written.
+//! A boot makes four disks beside the machine's own: one with modules, programs and a plan; a raw
+//! one for reports; an empty scratch file system; and an empty disk. The driver logs in over the
+//! serial console and starts the guest's runner, which works through the plan and reports on the
+//! raw disk, so that kernel messages on the console spoil nothing. The console is watched for
+//! panics, hangs and complaints. The machine's own image is never written.
 
 mod console;
+mod disks;
 mod guest;
 mod hypervisor;
 mod image;
 mod leak;
+mod login;
 mod options;
 mod plan;
 mod report;
@@ -25,6 +27,9 @@ use image::Machine;
 use options::{Command, Options, USAGE};
 use std::process::ExitCode;
 use table::{Row, count, summary};
+
+/// Whether the guest's runner could use kyua for a program, among a report's values.
+const BY_KYUA: &str = "by-kyua";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -110,7 +115,8 @@ fn run(options: &Options) -> Result<bool, String> {
             println!("vm: {name}: ok");
         } else {
             good = false;
-            println!("vm: {name}: FAILED: {}", run.why());
+            let version = wrong_version(&options.modules, report);
+            println!("vm: {name}: FAILED: {}", version.unwrap_or_else(|| run.why()));
         }
     }
     for name in ["served", "unserved", "num_procs"] {
@@ -154,7 +160,10 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
     let reference_options = Options { module: false, ..options.clone() };
     let plan = plan::reference(options, suite);
     let reference = boot(&reference_options, machine, &format!("{kind}-builtin"), &plan)?;
-    let mut rows = vec![boot_row(name, "built-in run", &reference)];
+    let mut rows = vec![boot_row(options, name, "built-in run", &reference)];
+    if suite && reference.report.value("aio_test", BY_KYUA) == Some(0) {
+        println!("vm: {name}: no kyua or no Kyuafile in the guest: the suite was run without kyua");
+    }
     let reference_cases = cases(&reference);
     if !options.module {
         rows.extend(steps(name, &reference));
@@ -163,7 +172,7 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
         return Ok(rows);
     }
     let ours = boot(options, machine, &format!("{kind}-module"), &plan::module(options, suite))?;
-    rows.push(boot_row(name, "aio_rs run", &ours));
+    rows.push(boot_row(options, name, "aio_rs run", &ours));
     rows.extend(steps(name, &ours));
     rows.push(leak_row(name, &ours));
     let new = trouble::new_complaints(&ours.console, &reference.console);
@@ -174,19 +183,35 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
 }
 
 /// Whether a boot went through its plan.
-fn boot_row(machine: &str, name: &str, outcome: &Outcome) -> Row {
+fn boot_row(options: &Options, machine: &str, name: &str, outcome: &Outcome) -> Row {
     let report = &outcome.report;
     let result = match (&outcome.trouble, &report.aborted) {
         (Some(trouble), _) => Err(trouble.clone()),
         (None, Some(step)) => Err(format!(
             "given up at {step}: {}",
-            report.run(step).map_or(String::new(), report::Run::why)
+            wrong_version(&options.modules, report)
+                .unwrap_or_else(|| report.run(step).map_or(String::new(), report::Run::why))
         )),
         (None, None) if !report.done => Err("the guest's report is not complete".into()),
         (None, None) if !report.errors.is_empty() => Err(report.errors.join("; ")),
         (None, None) => Ok(String::new()),
     };
     Row::step(machine, name, result)
+}
+
+/// What to say when the modules are for another kernel than the guest's: their folder is named
+/// after the version they were built for.
+fn wrong_version(modules: &std::path::Path, report: &report::Report) -> Option<String> {
+    let guest = report.value(plan::VERSION_TAG, plan::VERSION)?;
+    let folder = modules.canonicalize().ok()?;
+    let built: u64 = folder.file_name()?.to_str()?.parse().ok()?;
+    (built != guest).then(|| {
+        format!(
+            "the modules are for __FreeBSD_version {built}, the guest's kernel is {guest}: \
+             build them with FREEBSD={} or SYSDIR=<its source>",
+            guest / 100_000
+        )
+    })
 }
 
 /// The cases of a boot; a program of the base suite that has no cases counts as one.
@@ -228,7 +253,8 @@ fn cases(outcome: &Outcome) -> Vec<report::Case> {
 fn steps(machine: &str, outcome: &Outcome) -> Vec<Row> {
     let mut rows = Vec::new();
     for run in &outcome.report.runs {
-        let helper = ["scratch", "kldstat", "settle", "mount"].contains(&run.name.as_str())
+        let helper = ["scratch", "kldstat", "settle", "mount", "umount", "threads-at-the-time-out"]
+            .contains(&run.name.as_str())
             || run.name.starts_with("malloc-")
             || run.name.starts_with("zones-")
             || run.name.contains('/')
@@ -265,5 +291,27 @@ fn leak_row(machine: &str, outcome: &Outcome) -> Row {
         Ok(grown) if grown.is_empty() => Row::step(machine, "nothing leaked", Ok(String::new())),
         Ok(grown) => Row::step(machine, "nothing leaked", Err(grown.join(", "))),
         Err(why) => Row::skipped(machine, "nothing leaked", &why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_for_another_version() {
+        let folder = std::env::temp_dir().join(format!("vm-main-{}", std::process::id()));
+        let modules = folder.join("1403000");
+        std::fs::create_dir_all(&modules).unwrap();
+        let on = |version: &str| {
+            let text = format!("@value {} {} {version}\n", plan::VERSION_TAG, plan::VERSION);
+            wrong_version(&modules, &report::Report::parse(&text))
+        };
+        let why = on("1500068").unwrap();
+        assert!(why.contains("1403000") && why.contains("FREEBSD=15"), "{why}");
+        assert_eq!(on("1403000"), None);
+        // A guest that does not tell, or a folder by another name: the guest's own words stand.
+        assert_eq!(on("-"), None);
+        assert_eq!(wrong_version(&folder, &report::Report::parse("")), None);
     }
 }

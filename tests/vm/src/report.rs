@@ -71,6 +71,8 @@ pub enum Verdict {
     Skipped,
     /// It failed as its authors declared it would.
     Expected,
+    /// It failed on the built-in, which is declared not to keep the promise.
+    Differs,
 }
 
 /// One case of a suite.
@@ -216,7 +218,7 @@ fn fields(text: &str) -> BTreeMap<&str, &str> {
     text.split(' ').filter_map(|word| word.split_once('=')).collect()
 }
 
-/// A line of our conformance program: `ok NAME ...`, `FAIL NAME: why ...` or `skip NAME: why ...`,
+/// A line of our conformance program: `ok NAME ...`, or `FAIL`, `skip` or `differs NAME: why ...`,
 /// ending in `served=N accepted=N ms=N`.
 fn conformance_case(run: &str, line: &str) -> Option<Case> {
     if !run.starts_with("conformance") {
@@ -227,6 +229,7 @@ fn conformance_case(run: &str, line: &str) -> Option<Case> {
         "ok" => Verdict::Passed,
         "FAIL" => Verdict::Failed,
         "skip" => Verdict::Skipped,
+        "differs" => Verdict::Differs,
         _ => return None,
     };
     let (text, counts) = match rest.rfind(" served=") {
@@ -322,9 +325,12 @@ mod tests {
             "@begin conformance-ufs\n@out conformance-ufs ok read_whole served=3 accepted=3 ms=4\n\
              @out conformance-ufs FAIL cancel_queued: got EINVAL served=0 accepted=1 ms=5\n\
              @out conformance-ufs skip capsicum: no capability mode served=- accepted=0 ms=0\n\
+             @out conformance-ufs differs f1: it leaks: got 5 served=- accepted=0 ms=0\n\
              @out conformance-ufs conformance: 1 ok, 1 failed\n",
         );
-        assert_eq!(report.cases.len(), 3);
+        assert_eq!(report.cases.len(), 4);
+        assert_eq!(report.cases[3].verdict, Verdict::Differs);
+        assert_eq!(report.cases[3].reason, "it leaks: got 5");
         assert_eq!(report.cases[0].name, "read_whole");
         assert_eq!(report.cases[0].accepted, Some(3));
         assert_eq!(report.cases[1].reason, "got EINVAL");

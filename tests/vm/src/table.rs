@@ -118,14 +118,15 @@ fn judge_alone(case: &Case) -> (Mark, String) {
     let mark = match case.verdict {
         Verdict::Passed | Verdict::Expected => Mark::Passed,
         Verdict::Failed => Mark::Failed,
-        Verdict::Skipped => Mark::Skipped,
+        // The built-in is not expected to pass it; that is no pass.
+        Verdict::Skipped | Verdict::Differs => Mark::Skipped,
     };
     (mark, String::new())
 }
 
 /// What a case comes to on ours, beside the built-in.
 fn judge(builtin: Option<&Case>, ours: Option<&Case>) -> (Mark, String) {
-    use Verdict::{Expected, Failed, Passed, Skipped};
+    use Verdict::{Differs, Expected, Failed, Passed, Skipped};
     let Some(ours) = ours else {
         return (Mark::Failed, "not run with the module".into());
     };
@@ -133,8 +134,9 @@ fn judge(builtin: Option<&Case>, ours: Option<&Case>) -> (Mark, String) {
         (Some(Failed), Failed) => {
             (Mark::Skipped, format!("fails on the built-in too: {}", ours.reason))
         }
-        (_, Failed) => (Mark::Failed, String::new()),
-        (Some(Passed | Expected), Skipped) => {
+        // Only the built-in may differ; where it does, ours must pass.
+        (_, Failed | Differs) => (Mark::Failed, String::new()),
+        (Some(Passed | Expected | Differs), Skipped) => {
             (Mark::Failed, format!("runs on the built-in, but is skipped here: {}", ours.reason))
         }
         (_, Skipped) => (Mark::Skipped, String::new()),
@@ -186,6 +188,7 @@ fn verdict(verdict: Option<Verdict>) -> &'static str {
         Some(Verdict::Failed) => "FAILED",
         Some(Verdict::Skipped) => "skipped",
         Some(Verdict::Expected) => "expected",
+        Some(Verdict::Differs) => "differs",
     }
 }
 
@@ -267,7 +270,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Expected, Failed, Passed, Skipped};
+    use Verdict::{Differs, Expected, Failed, Passed, Skipped};
 
     fn case(verdict: Verdict, served: Option<u64>, accepted: Option<u64>) -> Case {
         Case {
@@ -295,6 +298,9 @@ mod tests {
         assert_eq!(mark(Failed, Failed, Some(1), None), Mark::Skipped);
         assert_eq!(mark(Failed, Passed, Some(1), None), Mark::Passed);
         assert_eq!(mark(Skipped, Skipped, Some(0), None), Mark::Skipped);
+        assert_eq!(mark(Differs, Passed, Some(1), None), Mark::Passed);
+        assert_eq!(mark(Differs, Failed, Some(1), None), Mark::Failed);
+        assert_eq!(mark(Differs, Skipped, Some(1), None), Mark::Failed);
         let gone = compare("plain", &[case(Passed, None, None)], Some(&[]));
         assert_eq!(gone[0].mark, Mark::Failed);
     }
@@ -313,6 +319,8 @@ mod tests {
         assert_eq!(rows[0].mark, Mark::Failed);
         let rows = compare("plain", &[case(Passed, None, None)], None);
         assert_eq!(rows[0].mark, Mark::Passed);
+        let rows = compare("plain", &[case(Differs, None, None)], None);
+        assert_eq!(rows[0].mark, Mark::Skipped);
     }
 
     #[test]

@@ -27,17 +27,38 @@ pub struct Case {
     pub name: &'static str,
     /// Checks it.
     pub check: fn(&Test) -> Outcome,
+    /// What the kernel's own engine does instead.
+    pub builtin: Builtin,
 }
 
-/// Makes a list of cases of functions; a case's name is its group's and the function's.
+/// What the kernel's own engine makes of a case.
+#[derive(Clone, Copy)]
+pub enum Builtin {
+    /// It keeps the promise too.
+    Same,
+    /// It does not: ours is better on purpose.
+    Differs(&'static str),
+    /// It does not, and the machine may not survive it: the case is for ours only.
+    Breaks(&'static str),
+}
+
+/// Makes a list of cases of functions; a case's name is its group's and the function's. One that
+/// the built-in does not pass says `differs "what it does"` or `breaks "what happens"`.
 #[macro_export]
 macro_rules! cases {
-    ($group:literal: $($name:ident),* $(,)?) => {
+    ($group:literal: $($name:ident $($kind:ident $what:literal)?),* $(,)?) => {
         /// The cases of this file.
-        pub const CASES: &[$crate::harness::Case] = &[
-            $($crate::harness::Case { name: concat!($group, "_", stringify!($name)), check: $name }),*
-        ];
+        pub const CASES: &[$crate::harness::Case] = &[$(
+            $crate::harness::Case {
+                name: concat!($group, "_", stringify!($name)),
+                check: $name,
+                builtin: $crate::cases!(@builtin $($kind $what)?),
+            }
+        ),*];
     };
+    (@builtin) => { $crate::harness::Builtin::Same };
+    (@builtin differs $what:literal) => { $crate::harness::Builtin::Differs($what) };
+    (@builtin breaks $what:literal) => { $crate::harness::Builtin::Breaks($what) };
 }
 
 /// What a case comes to.
@@ -123,6 +144,16 @@ impl Op {
         result
     }
 
+    /// What it is called in a list.
+    pub fn opcode(self) -> i32 {
+        match self {
+            Self::Read => aio::LIO_READ,
+            Self::Write => aio::LIO_WRITE,
+            Self::Readv => aio::LIO_READV,
+            Self::Writev => aio::LIO_WRITEV,
+        }
+    }
+
     /// Whether it takes a list of pieces.
     pub fn vectored(self) -> bool {
         matches!(self, Self::Readv | Self::Writev)
@@ -138,7 +169,8 @@ impl Op {
 /// then the outcome.
 static SHARED: AtomicUsize = AtomicUsize::new(0);
 
-fn accepted() {
+/// Counts a request that was accepted.
+pub fn accepted() {
     if let Some(shared) = shared() {
         shared.atomic(0).fetch_add(1, Ordering::Relaxed);
     }
@@ -415,7 +447,8 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
+    "security.bsd.unprivileged_mlock",
     "vfs.aio.enable_unsafe",
     "vfs.aio.max_aio_per_proc",
     "vfs.aio.max_aio_queue",
@@ -431,14 +464,17 @@ pub struct Runner {
     passed: u32,
     failed: u32,
     skipped: u32,
+    differ: u32,
+    /// Whether to run what the machine may not survive.
+    breaks: bool,
 }
 
 impl Runner {
-    /// Makes the shared page.
+    /// Makes the shared page; `breaks` is whether to run what the machine may not survive.
     ///
     /// # Errors
     /// Those of mmap(2).
-    pub fn new() -> guest::Result<Self> {
+    pub fn new(breaks: bool) -> guest::Result<Self> {
         let shared = Region::map_shared(PAGE)?;
         SHARED.store(shared.addr(), Ordering::Relaxed);
         Ok(Self {
@@ -448,6 +484,8 @@ impl Runner {
             passed: 0,
             failed: 0,
             skipped: 0,
+            differ: 0,
+            breaks,
         })
     }
 
@@ -457,9 +495,14 @@ impl Runner {
         let mut dir = self.start;
         let before = served();
         let start = now();
-        let outcome = match sys::mkdir(dir.as_cstr(), 0o777) {
-            Ok(()) => self.fork(case, &dir),
-            Err(error) => fail(format_args!("mkdir: {error}")),
+        let outcome = match (case.builtin, before) {
+            (Builtin::Breaks(what), None) if !self.breaks => {
+                skip(format_args!("not for the built-in, where {what}"))
+            }
+            _ => match sys::mkdir(dir.as_cstr(), 0o777) {
+                Ok(()) => self.fork(case, &dir),
+                Err(error) => fail(format_args!("mkdir: {error}")),
+            },
         };
         let _ = sys::remove_tree(&mut dir);
         for (name, value) in SETTINGS.iter().zip(self.settings) {
@@ -474,10 +517,16 @@ impl Runner {
                 self.passed += 1;
                 ("ok", Text::new())
             }
-            Err(Stop::Fail(why)) => {
-                self.failed += 1;
-                ("FAIL", why)
-            }
+            Err(Stop::Fail(why)) => match (case.builtin, before) {
+                (Builtin::Differs(what), None) => {
+                    self.differ += 1;
+                    ("differs", Text::of(format_args!("{what}: {}", why.as_str())))
+                }
+                _ => {
+                    self.failed += 1;
+                    ("FAIL", why)
+                }
+            },
             Err(Stop::Skip(why)) => {
                 self.skipped += 1;
                 ("skip", why)
@@ -559,8 +608,8 @@ impl Runner {
     /// Prints the counts; the exit status.
     pub fn finish(&self) -> i32 {
         println!(
-            "conformance: passed {} failed {} skipped {}",
-            self.passed, self.failed, self.skipped
+            "conformance: passed {} failed {} skipped {} differ {}",
+            self.passed, self.failed, self.skipped, self.differ
         );
         i32::from(self.failed > 0)
     }

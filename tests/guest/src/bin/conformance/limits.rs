@@ -18,6 +18,7 @@ cases! { "limits":
     num_queue_count_follows_the_requests,
     with_max_aio_per_proc_at_zero_nothing_starts,
     max_aio_per_proc_is_how_many_run_at_a_time,
+    what_sysconf_tells_is_there,
 }
 
 fn limit() -> usize {
@@ -194,4 +195,20 @@ fn max_aio_per_proc_is_how_many_run_at_a_time(test: &Test) -> Outcome {
     same(test.collect(cb)?, Ok(16), "the second request")?;
     drop(limit);
     same(test.collect(running.cb)?, Ok(crate::harness::Running::BYTES as i64), "the first request")
+}
+
+fn what_sysconf_tells_is_there(test: &Test) -> Outcome {
+    let number = |name| match sysctl::get(name) {
+        Some(number) => Ok(number),
+        None => crate::harness::fail(format_args!("no {name}")),
+    };
+    test.use_aio()?;
+    check!(number("p1003_1b.asynchronous_io")? >= 200_112, "no asynchronous I/O");
+    same(number("kern.features.aio")?, 1, "kern.features.aio")?;
+    same(number("p1003_1b.aio_listio_max")?, limit() as u64, "AIO_LISTIO_MAX")?;
+    same(number("p1003_1b.aio_max")?, 1024, "AIO_MAX")?;
+    same(number("p1003_1b.aio_prio_delta_max")?, 0, "AIO_PRIO_DELTA_MAX")?;
+    // The length of a list follows the limit.
+    let _limit = test.setting("vfs.aio.max_aio_queue_per_proc", 77)?;
+    same(number("p1003_1b.aio_listio_max")?, 77, "AIO_LISTIO_MAX with another limit")
 }

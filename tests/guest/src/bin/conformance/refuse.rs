@@ -423,8 +423,8 @@ fn the_other_fields_of_the_block_do_not_matter(test: &Test) -> Outcome {
         let mut block = cb.get();
         (block.opcode, block.reqprio) = (0x7777, -5);
         // With no notification asked for, the signal and the rest are not looked at.
-        (block.sigevent.signo, block.sigevent.value) = (-1, u64::MAX);
-        block.sigevent.more = [u64::MAX; 8];
+        (block.sigevent.signo, block.sigevent.value) = (-1, usize::MAX);
+        block.sigevent.more = [usize::MAX; 8];
         cb.set(block);
         same(test.perform(op, cb)?, Ok(100), "a request")?;
     }

@@ -15,6 +15,8 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
+mod suite;
+
 use core::ffi::CStr;
 use core::fmt;
 use guest::errno::{EAGAIN, EINTR};
@@ -34,6 +36,8 @@ const TAIL: usize = 4096;
 const EXPECTED_MS: u64 = 10_000;
 /// How long a process may take to go after SIGKILL before it counts as stuck.
 const STUCK_MS: u64 = 60_000;
+/// The name under which a look at all threads is reported.
+const LOOK: &str = "threads-at-the-time-out";
 
 guest::program!(run);
 
@@ -162,7 +166,9 @@ impl Outcome {
 /// - `must ...`: the same, but if it fails the plan is aborted
 /// - `sh NAME SECONDS lines|tail COMMAND`, `mustsh ...`: the same for a shell command, in the
 ///   runner's own directory
-/// - `atf SUITE SECONDS PROGRAM`: runs every case of an ATF program
+/// - `kyua-or-atf SUITE SECONDS PROGRAM`: runs every case of an ATF program, with kyua where the
+///   guest has it and the program's folder a Kyuafile; `@value SUITE by-kyua 0|1` says which
+/// - `kyua-or-run SUITE SECONDS PROGRAM`: the same for a program without cases
 /// - `sleep SECONDS`
 /// - `always`: what follows is done also after an abort
 /// - `poweroff`
@@ -212,10 +218,20 @@ fn step(runner: &mut Runner, line: &str) {
                 runner.skipping = true;
             }
         }
-        "atf" => {
+        "kyua-or-atf" | "kyua-or-run" => {
             let mut words = rest.splitn(3, ' ');
             let (suite, limit) = (words.next().unwrap_or("?"), number(words.next()));
-            atf(runner, suite, limit * 1000, words.next().unwrap_or(""));
+            let program = words.next().unwrap_or("");
+            let by_kyua = suite::kyua(runner, suite, limit * 1000, program);
+            runner.say(format_args!("@value {suite} by-kyua {}", u8::from(by_kyua)));
+            match (by_kyua, word) {
+                (true, _) => {}
+                (false, "kyua-or-atf") => suite::atf(runner, suite, limit * 1000, program),
+                _ => {
+                    let run = Text::<200>::of(format_args!("run {suite} {limit} tail {program}"));
+                    step(runner, run.as_str());
+                }
+            }
         }
         "sleep" => guest::time::sleep_ms(number(Some(rest)) * 1000),
         "poweroff" => {
@@ -376,6 +392,13 @@ impl Runner {
         outcome
     }
 
+    /// Reports what all threads wait for, for whoever looks into a time-out.
+    fn look_around(&mut self) {
+        let command = "ps -axHo pid,ppid,stat,wchan,comm; procstat -a -kk";
+        let job = Job { name: LOOK, limit_ms: 60_000, lines: true, dir: None, result: None };
+        self.run(&job, &mut Words::shell(command));
+    }
+
     /// Runs a program to its end or its time limit; its output goes to the sink.
     fn execute(&mut self, job: &Job<'_>, command: &Words, sink: &mut Sink) -> Outcome {
         let start = now();
@@ -423,6 +446,9 @@ impl Runner {
             match killed {
                 None if job.is_over(ms_since(start)) => {
                     outcome.timed_out = true;
+                    if ms_since(start) > job.limit_ms && job.name != LOOK {
+                        self.look_around();
+                    }
                     killed = Some(now());
                     let _ = sys::kill(-pid, sys::SIGKILL);
                 }
@@ -535,115 +561,6 @@ fn printable(bytes: &[u8]) -> Text<900> {
         }
     }
     text
-}
-
-/// The most cases that an ATF program may have.
-const CASES: usize = 256;
-
-/// One case as an ATF program lists it.
-#[derive(Clone, Copy)]
-struct Case {
-    name: Text<64>,
-    has_cleanup: bool,
-    timeout_s: u64,
-}
-
-/// Runs every case of an ATF program by its own command line, each in a fresh directory, followed
-/// by its cleanup part.
-fn atf(runner: &mut Runner, suite: &str, limit_ms: u64, program: &str) {
-    let mut list = Path::of(format_args!("{}", runner.work));
-    list.push(b"cases.txt");
-    let mut command = Words::empty();
-    let listing = Path::of(format_args!("{program} -l > {list}"));
-    ["/bin/sh", "-c", listing.as_str()].into_iter().for_each(|word| command.push(word));
-    let name = Text::<80>::of(format_args!("{suite}/list"));
-    let job = Job { name: name.as_str(), limit_ms: 60_000, lines: false, dir: None, result: None };
-    if !runner.run(&job, &mut command).good() {
-        return;
-    }
-    let mut cases = [Case { name: Text::new(), has_cleanup: false, timeout_s: 0 }; CASES];
-    let mut count = 0;
-    for_each_line(&list, |line| {
-        let (key, value) = line.split_once(": ").unwrap_or((line, ""));
-        if key == "ident" && count < CASES {
-            cases[count].name = Text::of(format_args!("{value}"));
-            count += 1;
-        } else if count > 0 && key == "has.cleanup" {
-            cases[count - 1].has_cleanup = value == "true";
-        } else if count > 0 && key == "timeout" {
-            cases[count - 1].timeout_s = value.parse().unwrap_or(0);
-        }
-    });
-    let _ = sys::unlink(list.as_cstr());
-    for case in &cases[..count] {
-        atf_case(runner, suite, limit_ms, program, case);
-    }
-}
-
-fn atf_case(runner: &mut Runner, suite: &str, limit_ms: u64, program: &str, case: &Case) {
-    let case_name = case.name.as_str();
-    let name = Text::<128>::of(format_args!("{suite}/{case_name}"));
-    let source = program.rsplit_once('/').map_or(".", |(dir, _)| dir);
-    let Some(mut dir) = runner.fresh_dir() else { return };
-    // Outside the case's directory: cases may count what is in there.
-    let mut result = runner.work;
-    result.push(b"result");
-    let _ = sys::unlink(result.as_cstr());
-    let part = |part: &str| {
-        Words::split(
-            Path::of(format_args!("{program} -r {result} -s {source} {case_name}{part}")).as_str(),
-        )
-    };
-    // Its own limit where it has one, but not below what an emulated machine needs.
-    let limit_ms = limit_ms.max(case.timeout_s * 1000);
-    runner.say(format_args!("@begin {}", name.as_str()));
-    runner.flush();
-    let job =
-        Job { name: name.as_str(), limit_ms, lines: false, dir: Some(dir), result: Some(result) };
-    let mut sink = Sink::new(false);
-    let outcome = runner.execute(&job, &part(""), &mut sink);
-    let mut text = Text::<400>::new();
-    for_each_line(&result, |line| {
-        if text.as_bytes().is_empty() {
-            text = Text::of(format_args!("{line}"));
-        }
-    });
-    if case.has_cleanup {
-        let mut rest = Sink::new(false);
-        let cleaned = runner.execute(&job, &part(":cleanup"), &mut rest);
-        if !cleaned.good() {
-            runner.say(format_args!("@out {} cleanup failed", name.as_str()));
-            rest.finish(runner, name.as_str());
-        }
-    }
-    let text = text.as_str();
-    let word = text.split([':', '(']).next().unwrap_or("").trim();
-    let expected_end = matches!(
-        (word, outcome.ended, outcome.timed_out),
-        ("expected_timeout", _, true)
-            | ("expected_death", _, false)
-            | ("expected_exit", Some(Ended::Exit(_)), false)
-            | ("expected_signal", Some(Ended::Signal(_)), false)
-    );
-    let verdict = match word {
-        _ if expected_end => "expected_failure",
-        _ if outcome.timed_out => "timeout",
-        "passed" | "skipped" | "expected_failure" if outcome.good() => word,
-        "failed" => word,
-        _ => "broken",
-    };
-    if !matches!(verdict, "passed" | "skipped" | "expected_failure") {
-        sink.finish(runner, name.as_str());
-    }
-    runner.say(format_args!(
-        "@case {} result={verdict} ms={} served={} {text}",
-        name.as_str(),
-        outcome.ms,
-        Maybe(outcome.served),
-    ));
-    runner.flush();
-    let _ = sys::unlink(result.as_cstr());
-    let _ = sys::remove_tree(&mut dir);
 }
 
 /// Hands each line of a text file to a function; lines over 400 bytes are cut.

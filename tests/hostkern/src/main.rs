@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The host kernel: loads `aio_rs_gate.ko` and `aio_rs.ko`, as built for FreeBSD, into this Linux
+//! process, and runs FreeBSD programs that use them. See docs/hostkern.md.
+
+mod errno;
+mod file;
+mod imports;
+mod kqueue;
+mod limit;
+mod mem;
+mod module;
+mod proc;
+mod report;
+mod run;
+mod sched;
+mod signal;
+mod state;
+mod syscalls;
+mod sysctl;
+mod user;
+mod vm;
+
+/// What bindgen read from the headers the modules are built with.
+#[allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code,
+    unnecessary_transmutes,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+mod sys {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+fn main() -> std::process::ExitCode {
+    run::main()
+}

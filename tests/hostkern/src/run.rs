@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Runs: one program with one seed in this process, or many seeds in processes of their own.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::sched::{self, Policy, SECOND};
+use crate::{file, imports, kqueue, mem, module, proc, report, syscalls, sysctl, user, vm};
+
+const USAGE: &str = "\
+usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
+                    [--limit SECONDS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern functions
+
+run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
+       status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
+seeds  does so for many seeds; every --recheck'th twice, which must give the same trace.
+";
+
+struct Options {
+    modules: PathBuf,
+    seed: u64,
+    policy: Option<Policy>,
+    spurious: u64,
+    keep_loaded: bool,
+    verbose: bool,
+    progress: bool,
+    /// Seconds a run may take.
+    limit: u64,
+    first: u64,
+    count: u64,
+    jobs: usize,
+    recheck: u64,
+    /// Programs with their arguments, run one after the other.
+    programs: Vec<Vec<String>>,
+}
+
+fn parse(args: &[String]) -> Result<Options, String> {
+    let mut options = Options {
+        modules: PathBuf::from("build/current"),
+        seed: 1,
+        policy: None,
+        spurious: 0,
+        keep_loaded: false,
+        verbose: false,
+        progress: false,
+        limit: 100,
+        first: 1,
+        count: 1,
+        jobs: 1,
+        recheck: 20,
+        programs: Vec::new(),
+    };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            let rest: Vec<String> = args.cloned().collect();
+            options.programs = rest.split(|word| word == "--").map(<[String]>::to_vec).collect();
+            break;
+        }
+        if arg == "--progress" {
+            options.progress = true;
+            continue;
+        }
+        if arg == "--verbose" {
+            options.verbose = true;
+            continue;
+        }
+        if arg == "--keep-loaded" {
+            options.keep_loaded = true;
+            continue;
+        }
+        let value = args.next().ok_or_else(|| format!("{arg} wants a value"))?;
+        let number =
+            || value.parse::<u64>().map_err(|_| format!("{arg} wants a number, not {value}"));
+        match arg.as_str() {
+            "--modules" => options.modules = value.into(),
+            "--seed" => options.seed = number()?,
+            "--spurious" => options.spurious = number()?,
+            "--limit" => options.limit = number()?,
+            "--first" => options.first = number()?,
+            "--count" => options.count = number()?,
+            "--jobs" => options.jobs = number()?.max(1) as usize,
+            "--recheck" => options.recheck = number()?,
+            "--policy" => {
+                let (name, odds) = value.split_once(':').unwrap_or((value, "0"));
+                let odds = odds.parse().map_err(|_| format!("--policy {value}"))?;
+                options.policy = Some(match name {
+                    "block" => Policy::Block,
+                    "uniform" => Policy::Uniform { odds },
+                    "priorities" => Policy::Priorities { odds },
+                    _ => return Err(format!("--policy {value}")),
+                });
+            }
+            _ => return Err(format!("unknown option {arg}")),
+        }
+    }
+    if options.programs.is_empty() || options.programs.iter().any(Vec::is_empty) {
+        return Err("which program?".to_owned());
+    }
+    Ok(options)
+}
+
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = args.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    if command == "functions" {
+        for import in imports::functions() {
+            println!("{:28} {}", import.name, import.manual);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let options = match parse(rest) {
+        Ok(options) => options,
+        Err(why) => {
+            eprint!("hostkern: {why}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match command.as_str() {
+        "run" => one(options),
+        "seeds" => many(&options),
+        _ => {
+            eprint!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Makes addresses the same in every run: the host's randomisation would leak into hashes.
+fn without_randomisation() {
+    // SAFETY: asks, then sets, this process's personality.
+    unsafe {
+        let now = libc::personality(0xffff_ffff);
+        if now & libc::ADDR_NO_RANDOMIZE != 0 {
+            return;
+        }
+        // What is forbidden (in some containers) is not needed: our own memory is at fixed places.
+        if libc::personality((now | libc::ADDR_NO_RANDOMIZE) as libc::c_ulong) < 0 {
+            return;
+        }
+    }
+    use std::os::unix::process::CommandExt;
+    let mut again = Command::new("/proc/self/exe");
+    again.args(std::env::args_os().skip(1));
+    // Returns only when it failed; then we go on as we are.
+    let _ = again.exec();
+}
+
+/// Keeps the process on one processor: only one of its threads runs at a time.
+fn stay_on_one_processor() {
+    // SAFETY: a set of processors on the stack.
+    unsafe {
+        let cpu = libc::sched_getcpu();
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu.max(0) as usize, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
+    }
+}
+
+/// Runs one program with one seed. Does not return in the usual way: the process ends.
+fn one(options: Options) -> ExitCode {
+    without_randomisation();
+    stay_on_one_processor();
+    report::catch_panics();
+    report::set_again(again(&options), Duration::from_secs(options.limit));
+    if options.progress {
+        report::show_progress();
+    }
+    let started = Instant::now();
+    let read = |name: &str| {
+        let path = options.modules.join(name);
+        std::fs::read(&path)
+            .unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())))
+    };
+    let (gate, engine) = (read("aio_rs_gate.ko"), read("aio_rs.ko"));
+    let programs: Vec<(PathBuf, Vec<String>)> = options
+        .programs
+        .iter()
+        .map(|words| {
+            let path = PathBuf::from(&words[0]);
+            let path = path.canonicalize().unwrap_or_else(|error| {
+                report::give_up(&format!("{}: {error}", path.display()));
+            });
+            let seed = options.seed.to_string();
+            (path, words.iter().map(|word| word.replace("@seed", &seed)).collect())
+        })
+        .collect();
+    sched::configure(options.seed, options.policy, options.spurious);
+    mem::start();
+    vm::start();
+    user::start();
+    file_and_modules();
+    let first = proc::start_kernel(move || {
+        kernel_thread(&gate, &engine, &programs, &options, started);
+    });
+    sched::begin(first);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn file_and_modules() {
+    module::start();
+    file::start();
+    proc::start();
+    kqueue::start();
+    sysctl::start();
+}
+
+fn again(options: &Options) -> String {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let policy = match options.policy {
+        None => String::new(),
+        Some(Policy::Block) => " --policy block".to_owned(),
+        Some(Policy::Uniform { odds }) => format!(" --policy uniform:{odds}"),
+        Some(Policy::Priorities { odds }) => format!(" --policy priorities:{odds}"),
+    };
+    let spurious = if options.spurious > 0 {
+        format!(" --spurious {}", options.spurious)
+    } else {
+        String::new()
+    };
+    format!(
+        "{} run --modules {} --seed {}{policy}{spurious} -- {}",
+        exe.display(),
+        options.modules.display(),
+        options.seed,
+        options.programs.iter().map(|words| words.join(" ")).collect::<Vec<_>>().join(" -- ")
+    )
+}
+
+/// A counter of the engine's, 0 where there is none.
+fn counter(name: &str) -> u64 {
+    let bytes = sysctl::access(&format!("vfs.aio.rs.{name}"), 8, None, true).unwrap_or_default();
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// The kernel's own thread: the life of the machine.
+fn kernel_thread(
+    gate: &[u8],
+    engine: &[u8],
+    programs: &[(PathBuf, Vec<String>)],
+    options: &Options,
+    started: Instant,
+) {
+    for (name, file) in [("aio_rs_gate.ko", gate), ("aio_rs.ko", engine)] {
+        if let Err(why) = module::load(name, file) {
+            report::console(&format!("hostkern: kldload: {why}\n"));
+            report::end(report::BROKEN);
+        }
+        report::console(&format!("hostkern: load {name}: ok\n"));
+    }
+    let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let mut status = 0;
+    for (program, argv) in programs {
+        status = match proc::start_program(program, argv, &cwd) {
+            Ok(pid) => proc::wait_for_program(pid),
+            Err(error) => {
+                let program = program.display();
+                report::console(&format!("hostkern: {program} cannot be started: errno {}\n", error.0));
+                report::end(report::BROKEN);
+            }
+        };
+        if status != 0 {
+            break;
+        }
+    }
+    let mut bad = Vec::new();
+    proc::kill_everybody();
+    let (served, unserved) = (counter("served"), counter("unserved"));
+    if sysctl::value("vfs.aio.num_queue_count") != 0 {
+        bad.push(format!(
+            "vfs.aio.num_queue_count is {} at the end",
+            sysctl::value("vfs.aio.num_queue_count")
+        ));
+    }
+    if !options.keep_loaded {
+        match module::unload("aio_rs.ko") {
+            Ok(()) => report::console("hostkern: unload aio_rs.ko: ok\n"),
+            Err(errno) => bad.push(format!("kldunload aio_rs failed with errno {errno}")),
+        }
+    }
+    if !options.keep_loaded {
+        // The last workers are on their way out.
+        for _ in 0..100 {
+            if proc::leftovers().is_empty() {
+                break;
+            }
+            let soon = sched::now() + SECOND / 100;
+            sched::sleep(3, false, "settle", Some(soon), || ());
+        }
+        bad.extend(proc::leftovers());
+        bad.extend(file::leftovers());
+        bad.extend(kqueue::leftovers());
+    }
+    mem::audit();
+    if options.verbose {
+        for line in sched::lock_order() {
+            report::console(&format!("hostkern: lock order {line}\n"));
+        }
+    }
+    for (name, count) in imports::passed_on() {
+        report::console(&format!(
+            "hostkern: {count} calls of {name} were left to the built-in, which is not here\n"
+        ));
+    }
+    let totals = sched::totals();
+    let exit = if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) };
+    for why in &bad {
+        report::console(&format!("hostkern: LEFT OVER: {why}\n"));
+    }
+    report::console(&format!(
+        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} unserved={unserved} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        options.seed,
+        totals.policy,
+        totals.syscalls,
+        totals.calls,
+        totals.switches,
+        syscalls::elapsed().as_millis(),
+        started.elapsed().as_millis(),
+        totals.hash,
+    ));
+    if exit == 0 && !bad.is_empty() {
+        report::console(&format!("hostkern: repeat with: {}\n", again(options)));
+        report::end(report::PANIC);
+    }
+    report::end(exit);
+}
+
+/// One seed's run in a process of its own.
+struct Running {
+    seed: u64,
+    child: std::process::Child,
+    dir: PathBuf,
+    started: Instant,
+    /// The trace it must repeat.
+    expected: Option<String>,
+}
+
+/// What is summed up over seeds.
+#[derive(Default)]
+struct Sums {
+    runs: u64,
+    failed: u64,
+    rechecked: u64,
+    syscalls: u64,
+    calls: u64,
+    switches: u64,
+    served: u64,
+}
+
+/// How long one seed may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn many(options: &Options) -> ExitCode {
+    let exe = std::env::current_exe().expect("a path");
+    let modules = options.modules.canonicalize().unwrap_or_default();
+    let work = std::env::temp_dir().join(format!("hostkern-{}", std::process::id()));
+    let mut queue: Vec<(u64, Option<String>)> =
+        (options.first..options.first + options.count).rev().map(|seed| (seed, None)).collect();
+    let mut running: Vec<Running> = Vec::new();
+    let mut sums = Sums::default();
+    let mut shown = Instant::now();
+    let begun = Instant::now();
+    while !queue.is_empty() || !running.is_empty() {
+        while running.len() < options.jobs
+            && let Some((seed, expected)) = queue.pop()
+        {
+            let dir =
+                work.join(format!("{seed}{}", if expected.is_some() { "-again" } else { "" }));
+            std::fs::create_dir_all(dir.join("work")).expect("a temporary directory");
+            let log = std::fs::File::create(dir.join("log")).expect("a log");
+            let mut command = Command::new(&exe);
+            command.args(["run", "--seed", &seed.to_string(), "--modules"]).arg(&modules);
+            if options.spurious > 0 {
+                command.args(["--spurious", &options.spurious.to_string()]);
+            }
+            for words in &options.programs {
+                let program = PathBuf::from(&words[0]).canonicalize().unwrap_or_default();
+                command.arg("--").arg(program).args(&words[1..]);
+            }
+            command
+                .current_dir(dir.join("work"))
+                .stdout(log)
+                .stderr(Stdio::null())
+                .stdin(Stdio::null());
+            let child = command.spawn().expect("a run");
+            running.push(Running { seed, child, dir, started: Instant::now(), expected });
+        }
+        let mut index = 0;
+        while index < running.len() {
+            let run = &mut running[index];
+            let late = run.started.elapsed() > LIMIT;
+            if late {
+                let _ = run.child.kill();
+            }
+            match run.child.try_wait().expect("a child") {
+                None => index += 1,
+                Some(status) => {
+                    let run = running.swap_remove(index);
+                    let trace = settle(&run, status, late, options, &mut sums);
+                    if let Some(trace) = trace
+                        && run.expected.is_none()
+                        && options.recheck != 0
+                        && run.seed % options.recheck == 0
+                    {
+                        queue.push((run.seed, Some(trace)));
+                    }
+                }
+            }
+        }
+        if shown.elapsed() > Duration::from_secs(5) {
+            shown = Instant::now();
+            eprint!("\rhostkern: {} runs, {} failed ", sums.runs, sums.failed);
+            let _ = std::io::stderr().flush();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = std::fs::remove_dir_all(&work);
+    println!(
+        "hostkern: seeds {} to {}: {} runs, {} failed, {} repeated exactly; {} system calls, {} kernel calls, {} switches, {} requests served, {} s",
+        options.first,
+        options.first + options.count - 1,
+        sums.runs,
+        sums.failed,
+        sums.rechecked,
+        sums.syscalls,
+        sums.calls,
+        sums.switches,
+        sums.served,
+        begun.elapsed().as_secs(),
+    );
+    if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Judges a run that has ended; its trace if it went well.
+fn settle(
+    run: &Running,
+    status: std::process::ExitStatus,
+    late: bool,
+    options: &Options,
+    sums: &mut Sums,
+) -> Option<String> {
+    let log = String::from_utf8_lossy(&std::fs::read(run.dir.join("log")).unwrap_or_default())
+        .into_owned();
+    let last = log.lines().rev().find(|line| line.starts_with("hostkern: seed="));
+    let field = |name: &str| -> Option<&str> {
+        last?.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let number = |name: &str| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    sums.runs += 1;
+    sums.syscalls += number("syscalls");
+    sums.calls += number("kernel_calls");
+    sums.switches += number("switches");
+    sums.served += number("served");
+    let trace = field("trace").map(str::to_owned);
+    let mut why = None;
+    if late {
+        why = Some(format!("still running after {} s", LIMIT.as_secs()));
+    } else if !status.success() {
+        why = Some(format!("{status}"));
+    } else if run.expected.is_some() && run.expected != trace {
+        why = Some(format!("its trace is {trace:?}, and was {:?} before", run.expected));
+    } else if run.expected.is_some() {
+        sums.rechecked += 1;
+    }
+    if let Some(why) = why {
+        sums.failed += 1;
+        println!("hostkern: seed {} FAILED: {why}", run.seed);
+        let lines: Vec<&str> = log.lines().collect();
+        for line in &lines[lines.len().saturating_sub(30)..] {
+            println!("    {line}");
+        }
+        let mut once = Options {
+            seed: run.seed,
+            programs: options.programs.clone(),
+            modules: options.modules.clone(),
+            ..*options
+        };
+        once.keep_loaded = false;
+        println!("hostkern: repeat with: {}", again(&once));
+        let _ = std::io::stdout().flush();
+        return None;
+    }
+    let _ = std::fs::remove_dir_all(&run.dir);
+    trace
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The sysctl(9) tree: what the built-in AIO has there, and what modules add.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use crate::errno::{EINVAL, ENOENT, ENOMEM, EPERM, Errno};
+use crate::state::Held;
+use crate::{imports, mem, report, sched, sys};
+
+struct Node {
+    oid: *mut sys::sysctl_oid,
+    /// Address of the parent's list of children; 0 for the root's.
+    parent: usize,
+    name: String,
+    /// The context it belongs to, if it is dynamic.
+    context: usize,
+}
+
+struct Tree {
+    nodes: Vec<Node>,
+    next_number: c_int,
+    /// Depth of sysctl_wlock.
+    locked: u32,
+}
+
+static TREE: Held<Tree> = Held::new(Tree { nodes: Vec::new(), next_number: 0x100, locked: 0 });
+
+/// The integers of the built-in AIO, with its defaults.
+const AIO: &[(&str, i32, bool)] = &[
+    ("max_aio_procs", 32, true),
+    ("num_aio_procs", 0, false),
+    ("target_aio_procs", 4, true),
+    ("max_aio_queue", 1024, true),
+    ("num_queue_count", 0, false),
+    ("num_buf_aio", 0, false),
+    ("num_unmapped_aio", 0, false),
+    ("aiod_lifetime", 30 * imports::HZ, true),
+    ("max_aio_per_proc", 32, true),
+    ("max_aio_queue_per_proc", 256, true),
+    ("max_buf_aio", 16, true),
+    ("enable_unsafe", 0, true),
+    ("unsafe_warningcnt", 1, true),
+];
+
+const CTLFLAG_RD: u32 = 0x8000_0000;
+const CTLFLAG_WR: u32 = 0x4000_0000;
+
+/// Makes the kernel's part of the tree.
+pub fn start() {
+    let vfs = node(0, "vfs");
+    let aio = node(vfs, "aio");
+    for &(name, value, writable) in AIO {
+        int(aio, name, value, writable);
+    }
+    let kern = node(0, "kern");
+    let ipc = node(kern, "ipc");
+    let ipc_aio = node(ipc, "aio");
+    int(ipc_aio, "max_procs", 4, true);
+    int(ipc_aio, "num_procs", 0, false);
+    int(ipc_aio, "target_procs", 4, true);
+    int(ipc_aio, "lifetime", 30 * imports::HZ, true);
+    int(kern, "osreldate", sys::HOSTKERN_FREEBSD_VERSION as i32, false);
+    int(kern, "maxproc", crate::proc::MAX_PROCS as i32, false);
+}
+
+fn children(oid: *mut sys::sysctl_oid) -> usize {
+    oid as usize + std::mem::offset_of!(sys::sysctl_oid, oid_children)
+}
+
+fn node(parent: usize, name: &str) -> usize {
+    let kind = sys::CTLTYPE_NODE | CTLFLAG_RD;
+    children(insert(0, parent, name, kind, std::ptr::null_mut(), 0, None))
+}
+
+fn int(parent: usize, name: &str, value: i32, writable: bool) {
+    let cell: *mut i64 = mem::new_object();
+    // SAFETY: just made, and never freed.
+    unsafe { cell.cast::<i32>().write(value) };
+    let kind = sys::CTLTYPE_INT | CTLFLAG_RD | if writable { CTLFLAG_WR } else { 0 };
+    insert(0, parent, name, kind, cell.cast(), 0, imports::sysctl_handle_int_handler());
+}
+
+pub type Handler = Option<
+    unsafe extern "C" fn(
+        *mut sys::sysctl_oid,
+        *mut c_void,
+        sys::intmax_t,
+        *mut sys::sysctl_req,
+    ) -> c_int,
+>;
+
+fn insert(
+    context: usize,
+    parent: usize,
+    name: &str,
+    kind: u32,
+    arg1: *mut c_void,
+    arg2: i64,
+    handler: Handler,
+) -> *mut sys::sysctl_oid {
+    let oid: *mut sys::sysctl_oid = mem::new_object();
+    let c_name = CString::new(name).expect("a name").into_raw();
+    TREE.with(|tree| {
+        // SAFETY: just made; the name is freed with it.
+        unsafe {
+            (*oid).oid_number = tree.next_number;
+            (*oid).oid_kind = kind;
+            (*oid).oid_arg1 = arg1;
+            (*oid).oid_arg2 = arg2;
+            (*oid).oid_handler = handler;
+            (*oid).oid_name = c_name;
+            (*oid).oid_parent = parent as *mut _;
+        }
+        tree.next_number += 1;
+        tree.nodes.push(Node { oid, parent, name: name.to_owned(), context });
+    });
+    oid
+}
+
+/// sysctl_add_oid(9). Null when the name exists; a node that does is shared.
+#[allow(clippy::too_many_arguments)]
+pub fn add(
+    context: *mut sys::sysctl_ctx_list,
+    parent: *mut sys::sysctl_oid_list,
+    name: *const c_char,
+    kind: c_int,
+    arg1: *mut c_void,
+    arg2: i64,
+    handler: Handler,
+) -> *mut sys::sysctl_oid {
+    // SAFETY: the caller's C string.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    let exists = TREE.with(|tree| {
+        if parent as usize != 0
+            && !tree.nodes.iter().any(|node| children(node.oid) == parent as usize)
+        {
+            report::panic(&format!("sysctl {name} is added below a node that is not there"));
+        }
+        tree.nodes.iter().any(|node| node.parent == parent as usize && node.name == name)
+    });
+    if exists {
+        return std::ptr::null_mut();
+    }
+    insert(context as usize, parent as usize, &name, kind as u32, arg1, arg2, handler)
+}
+
+/// sysctl_ctx_free(9).
+pub fn free_context(context: *mut sys::sysctl_ctx_list) -> c_int {
+    let removed: Vec<Node> = TREE.with(|tree| {
+        let (gone, left) = std::mem::take(&mut tree.nodes)
+            .into_iter()
+            .partition(|node| node.context == context as usize);
+        tree.nodes = left;
+        gone
+    });
+    for node in removed {
+        // SAFETY: made by insert with a name of its own.
+        unsafe { drop(CString::from_raw((*node.oid).oid_name.cast_mut())) };
+        mem::free_object(node.oid);
+    }
+    0
+}
+
+pub fn lock() {
+    TREE.with(|tree| tree.locked += 1);
+}
+
+pub fn unlock() {
+    TREE.with(|tree| {
+        if tree.locked == 0 {
+            report::panic("sysctl_wunlock without sysctl_wlock");
+        }
+        tree.locked -= 1;
+    });
+}
+
+fn find_named(name: &str) -> Option<*mut sys::sysctl_oid> {
+    TREE.with(|tree| {
+        let mut parent = 0;
+        let mut found = None;
+        for part in name.split('.') {
+            let node = tree.nodes.iter().find(|node| node.parent == parent && node.name == part)?;
+            found = Some(node.oid);
+            parent = children(node.oid);
+        }
+        found
+    })
+}
+
+/// The numbers of a name: what sysctl {0, 3} answers.
+pub fn numbers(name: &str) -> Result<Vec<c_int>, Errno> {
+    let mut oid = find_named(name).ok_or(ENOENT)?;
+    let parents: BTreeMap<usize, *mut sys::sysctl_oid> =
+        TREE.with(|tree| tree.nodes.iter().map(|node| (children(node.oid), node.oid)).collect());
+    let mut numbers = Vec::new();
+    loop {
+        // SAFETY: nodes of the tree live while they are in it.
+        let (number, parent) = unsafe { ((*oid).oid_number, (*oid).oid_parent as usize) };
+        numbers.push(number);
+        match parents.get(&parent) {
+            Some(&parent) => oid = parent,
+            None => break,
+        }
+    }
+    numbers.reverse();
+    Ok(numbers)
+}
+
+/// sysctl_find_oid: needs the tree locked.
+pub fn find(numbers: &[c_int]) -> Result<*mut sys::sysctl_oid, Errno> {
+    TREE.with(|tree| {
+        if tree.locked == 0 {
+            report::panic("sysctl_find_oid without sysctl_wlock");
+        }
+        let mut parent = 0;
+        let mut found = Err(ENOENT);
+        for &number in numbers {
+            // SAFETY: nodes of the tree live while they are in it.
+            let is =
+                |node: &&Node| node.parent == parent && unsafe { (*node.oid).oid_number } == number;
+            let node = tree.nodes.iter().find(is).ok_or(ENOENT)?;
+            found = Ok(node.oid);
+            parent = children(node.oid);
+        }
+        found
+    })
+}
+
+unsafe extern "C" fn old(req: *mut sys::sysctl_req, from: *const c_void, len: usize) -> c_int {
+    // SAFETY: the request is made by `access`, whose buffer has oldlen bytes.
+    unsafe {
+        let req = &mut *req;
+        if !req.oldptr.is_null() {
+            let room = req.oldlen.saturating_sub(req.oldidx);
+            let count = len.min(room);
+            std::ptr::copy_nonoverlapping(
+                from.cast::<u8>(),
+                req.oldptr.cast::<u8>().add(req.oldidx),
+                count,
+            );
+            if count < len {
+                req.oldidx += len;
+                return ENOMEM.0;
+            }
+        }
+        req.oldidx += len;
+    }
+    0
+}
+
+unsafe extern "C" fn new(req: *mut sys::sysctl_req, to: *mut c_void, len: usize) -> c_int {
+    // SAFETY: as in old.
+    unsafe {
+        let req = &mut *req;
+        if req.newptr.is_null() {
+            return 0;
+        }
+        if req.newlen - req.newidx < len {
+            return EINVAL.0;
+        }
+        std::ptr::copy_nonoverlapping(
+            req.newptr.cast::<u8>().add(req.newidx),
+            to.cast::<u8>(),
+            len,
+        );
+        req.newidx += len;
+    }
+    0
+}
+
+/// Reads, and with `value` sets, a leaf by name: sysctlbyname(3). Returns what was read.
+pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Result<Vec<u8>, Errno> {
+    let oid = find_named(name).ok_or(ENOENT)?;
+    // SAFETY: nodes of the tree live while they are in it; removal waits for nobody here because
+    // a handler is one kernel call of one thread.
+    let (kind, handler, arg1, arg2) =
+        unsafe { ((*oid).oid_kind, (*oid).oid_handler, (*oid).oid_arg1, (*oid).oid_arg2) };
+    let Some(handler) = handler else { return Err(crate::errno::EISDIR) };
+    if value.is_some() && (kind & CTLFLAG_WR == 0 || !root) {
+        return Err(EPERM);
+    }
+    let mut buffer = vec![0u8; room];
+    // SAFETY: numbers and pointers.
+    let mut req: sys::sysctl_req = unsafe { std::mem::zeroed() };
+    req.td = sched::curthread();
+    // Without a buffer only the length is told.
+    req.oldptr = if room == 0 { std::ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
+    req.oldlen = room;
+    req.validlen = room;
+    req.oldfunc = Some(old);
+    req.newfunc = Some(new);
+    if let Some(value) = value {
+        req.newptr = value.as_ptr().cast();
+        req.newlen = value.len();
+    }
+    // A leaf's handler gets itself, or for CTLTYPE_NODE handlers the rest of the name, which none has.
+    // SAFETY: the leaf's own handler and arguments.
+    let code = unsafe { handler(oid, arg1, arg2, &mut req) };
+    if code != 0 && !(code == ENOMEM.0 && room == 0) {
+        return Err(Errno(code));
+    }
+    buffer.truncate(req.oldidx);
+    Ok(buffer)
+}
+
+/// SYSCTL_OUT and SYSCTL_IN of a value in memory, for the handlers.
+///
+/// # Safety
+/// `at` has `len` bytes; `req` is the request a handler was called with.
+pub unsafe fn serve(req: *mut sys::sysctl_req, at: *mut c_void, len: usize) -> c_int {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let code = match (*req).oldfunc {
+            Some(function) => function(req, at, len),
+            None => 0,
+        };
+        if code != 0 || (*req).newptr.is_null() {
+            return code;
+        }
+        match (*req).newfunc {
+            Some(function) => function(req, at, len),
+            None => 0,
+        }
+    }
+}
+
+/// The value of one of the kernel's integers.
+pub fn value(name: &str) -> i32 {
+    let oid = find_named(name).expect("one of ours");
+    // SAFETY: our integers are never removed.
+    unsafe { *(*oid).oid_arg1.cast::<i32>() }
+}
