@@ -12,10 +12,14 @@
 #include <sys/mount.h>
 #include <sys/mutex.h>
 #include <sys/proc.h>
+#include <sys/protosw.h>
+#include <sys/socket.h>
+#include <sys/socketvar.h>
 #include <sys/rangelock.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/vnode.h>
+#include <net/vnet.h>
 
 #include "vnode_ops.h"
 
@@ -145,3 +149,60 @@ aio_rs_vop_fdatasync(struct vnode *vp, struct thread *td)
 
 	return (aio_rs_VOP_FDATASYNC_APV(vp->v_op, &args));
 }
+
+void
+aio_rs_soref(struct socket *so)
+{
+	soref(so);
+}
+
+/* The last reference may end the protocol's part, which wants to know its network stack. */
+void
+aio_rs_sorele(struct socket *so)
+{
+	CURVNET_SET(so->so_vnet);
+	sorele(so);
+	CURVNET_RESTORE();
+}
+
+struct sockbuf *
+aio_rs_sobuf(struct socket *so, sb_which which)
+{
+	return (sobuf(so, which));
+}
+
+void
+aio_rs_sockbuf_lock(struct socket *so, sb_which which)
+{
+	SOCK_BUF_LOCK(so, which);
+}
+
+void
+aio_rs_sockbuf_unlock(struct socket *so, sb_which which)
+{
+	SOCK_BUF_UNLOCK(so, which);
+}
+
+int
+aio_rs_soreadable(struct socket *so)
+{
+	return (soreadable(so));
+}
+
+int
+aio_rs_sowriteable(struct socket *so)
+{
+	return (sowriteable(so));
+}
+
+/*
+ * A kernel without the MAC framework lacks its checks.  Their header is not among the installed
+ * ones.
+ */
+int	mac_socket_check_receive(struct ucred *, struct socket *) __attribute__((weak));
+int	mac_socket_check_send(struct ucred *, struct socket *) __attribute__((weak));
+
+extern int (*const aio_rs_mac_socket_check[])(struct ucred *, struct socket *);
+int (*const aio_rs_mac_socket_check[])(struct ucred *, struct socket *) = {
+	mac_socket_check_receive, mac_socket_check_send,
+};

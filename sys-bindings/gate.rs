@@ -9,7 +9,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::{image_params, knlist, proc_, thread};
+use crate::{image_params, knlist, proc_, socket, thread};
 
 /// The layout of [`Ops`].
 pub const VERSION: u32 = 2;
@@ -52,6 +52,11 @@ pub type ProcessFn = unsafe extern "C" fn(*mut c_void, *mut proc_);
 /// Is a worker's life: returns when the worker is to end.
 pub type WorkerFn = unsafe extern "C" fn(*mut c_void, *mut c_void);
 
+/// Serves the parked requests of a socket's receiving (0) or sending (1) direction, as the socket
+/// buffer's AIO task. Returns 0, or [`PASS`] when it has given the task back to the kernel, whose
+/// turn it is now.
+pub type TaskFn = unsafe extern "C" fn(*mut c_void, *mut socket, c_int) -> c_int;
+
 /// The engine's side of every entry.
 #[repr(C)]
 pub struct Ops {
@@ -67,6 +72,7 @@ pub struct Ops {
     pub process_exit: ProcessFn,
     pub process_exec: ProcessFn,
     pub worker: WorkerFn,
+    pub socket_task: TaskFn,
 }
 
 /// What a knote of ours (EVFILT_AIO, EVFILT_LIO) watches: one request or list, or several that are
@@ -126,6 +132,12 @@ unsafe extern "C" {
     /// not hold our trampoline any more (named in one line), a thread did not come back in time, or
     /// a kqueue holds an AIO event; the engine is attached as before.
     pub fn aio_rs_gate_detach() -> c_int;
+
+    /// What a socket buffer's AIO task calls while the direction is ours: [`Ops::socket_task`] for
+    /// receiving, or the kernel's own function when no engine is attached.
+    pub fn aio_rs_gate_soaio_rcv(so: *mut c_void, pending: c_int);
+    /// The same for sending.
+    pub fn aio_rs_gate_soaio_snd(so: *mut c_void, pending: c_int);
 
     /// The entry of a kernel process that is to run [`Ops::worker`] with `arg`.
     pub fn aio_rs_gate_worker(arg: *mut c_void);

@@ -60,7 +60,25 @@ layout! {
         p_vmspace 520;
         p_aioinfo 904;
     }
+    socket: size(960 1024 1024) {
+        so_options 184;
+        so_state 190;
+        so_proto 208;
+    }
+    sockbuf: size(208) {
+        sb_flags 10;
+        sb_aiojobq 64;
+        sb_aiotask 80;
+    }
+    task: size(32) {
+        ta_func 16;
+        ta_context 24;
+    }
+    protosw: size(248 248 264) {
+        pr_flags 4;
+    }
     file: size(80) {
+        f_data 8;
         f_ops 16;
         f_vnode 24;
         f_cred 32;

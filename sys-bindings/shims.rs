@@ -4,7 +4,8 @@
 use core::ffi::{c_int, c_void};
 
 use crate::raw::{
-    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, thread, ucred, uio, vnode,
+    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, sockbuf, socket, thread,
+    ucred, uio, vnode,
 };
 
 unsafe extern "C" {
@@ -43,6 +44,17 @@ unsafe extern "C" {
         count: core::ffi::c_uint,
         uio: *mut *mut uio,
     ) -> c_int;
+
+    pub fn aio_rs_soref(so: *mut socket);
+    pub fn aio_rs_sorele(so: *mut socket);
+    pub fn aio_rs_sobuf(so: *mut socket, which: c_int) -> *mut sockbuf;
+    pub fn aio_rs_sockbuf_lock(so: *mut socket, which: c_int);
+    pub fn aio_rs_sockbuf_unlock(so: *mut socket, which: c_int);
+    pub fn aio_rs_soreadable(so: *mut socket) -> c_int;
+    pub fn aio_rs_sowriteable(so: *mut socket) -> c_int;
+    /// The checks of the MAC framework for receiving and sending, where the kernel has it.
+    pub static aio_rs_mac_socket_check:
+        [Option<unsafe extern "C" fn(*mut ucred, *mut socket) -> c_int>; 2];
 
     /// `malloc_type M_AIO_RS[1]`.
     pub static mut M_AIO_RS: [malloc_type; 1];

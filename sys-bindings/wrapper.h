@@ -25,7 +25,10 @@
 #include <sys/pcpu.h>
 #include <sys/proc.h>
 #include <sys/resourcevar.h>
+#include <sys/protosw.h>
 #include <sys/signalvar.h>
+#include <sys/socket.h>
+#include <sys/socketvar.h>
 #include <sys/syscall.h>
 #include <sys/syscallsubr.h>
 #include <sys/sysctl.h>

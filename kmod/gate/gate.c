@@ -7,8 +7,13 @@
 #include <sys/param.h>
 #include <sys/systm.h>
 #include <sys/kernel.h>
+#include <sys/lock.h>
 #include <sys/module.h>
+#include <sys/mutex.h>
 #include <sys/proc.h>
+#include <sys/protosw.h>
+#include <sys/socket.h>
+#include <sys/socketvar.h>
 #include <sys/syscall.h>
 #include <sys/sysent.h>
 #include <sys/sysproto.h>
@@ -94,3 +99,26 @@ static moduledata_t aio_rs_gate_mod = {
 
 DECLARE_MODULE_TIED(aio_rs_gate, aio_rs_gate_mod, SI_SUB_EXEC, SI_ORDER_ANY);
 MODULE_VERSION(aio_rs_gate, 1);
+
+/* Inline functions and macros that Rust cannot call; declared in kmod/gate/tasks.rs. */
+struct sockbuf	*aio_rs_gate_sobuf(struct socket *, sb_which);
+void		 aio_rs_gate_sockbuf_lock(struct socket *, sb_which);
+void		 aio_rs_gate_sockbuf_unlock(struct socket *, sb_which);
+
+struct sockbuf *
+aio_rs_gate_sobuf(struct socket *so, sb_which which)
+{
+	return (sobuf(so, which));
+}
+
+void
+aio_rs_gate_sockbuf_lock(struct socket *so, sb_which which)
+{
+	SOCK_BUF_LOCK(so, which);
+}
+
+void
+aio_rs_gate_sockbuf_unlock(struct socket *so, sb_which which)
+{
+	SOCK_BUF_UNLOCK(so, which);
+}

@@ -362,6 +362,9 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     result
 }
 
+#[path = "tasks.rs"]
+mod tasks;
+
 #[path = "filters.rs"]
 mod filters;
 use filters::{filters_are_ours, filters_give_back, filters_take};

@@ -3,6 +3,7 @@
 
 use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
+use super::socket::withdraw;
 use crate::kern::file::{Access, File};
 use crate::kern::proc::Curthread;
 use crate::kern::user::UserAiocb;
@@ -39,16 +40,16 @@ impl Engine {
             td.set_retval(Answer::NotCanceled as i64);
             return Ok(Served::Here);
         }
-        let mut cancelled = 0;
-        let running = loop {
+        let (mut cancelled, mut running) = (0, 0);
+        loop {
             let mut inner = process.lock();
             let (table, tell) = inner.parts();
             let told = |notice: &mut Notice, news| tell.tell(notice, news);
             let now: Cancelled = match user {
-                Some(user) => table.cancel_one(fd, user.address(), told),
-                None => table.cancel_all(fd, CHUNK, told),
+                Some(user) => table.cancel_one(fd, user.address(), &mut withdraw, told),
+                None => table.cancel_all(fd, CHUNK, &mut withdraw, told),
             };
-            for _ in 0..now.cancelled {
+            for _ in 0..now.cancelled + now.short {
                 self.statistics.served.increment();
             }
             // Cancelling a write may have let a sync begin.
@@ -56,10 +57,11 @@ impl Engine {
             process.unlock_and_wake(inner);
             kick.deliver();
             cancelled += now.cancelled;
-            if user.is_some() || now.cancelled < CHUNK {
-                break now.running;
+            running += now.running + now.short;
+            if user.is_some() || now.cancelled + now.short < CHUNK {
+                break;
             }
-        };
+        }
         let answer = match (running, cancelled) {
             (0, 0) => Answer::AllDone,
             (0, _) => Answer::Canceled,

@@ -12,6 +12,7 @@ use super::config::{Config, Statistics};
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::request::Request;
+use super::socket::Lanes;
 use crate::kern::kproc::Worker;
 use crate::kern::printf::{RateLimit, print};
 use crate::kern::proc::Curthread;
@@ -27,6 +28,7 @@ pub struct Engine {
     pub(super) statistics: Statistics,
     pub(super) procs: ProcMap<Process>,
     pub(super) pool: Pool,
+    pub(super) lanes: Arc<Lanes>,
     /// The next request's number.
     numbers: AtomicI32,
     /// Requests that run for processes that are gone.
@@ -72,6 +74,7 @@ impl Engine {
             statistics,
             procs: ProcMap::new(),
             pool,
+            lanes: Arc::new(Lanes::new()),
             numbers: AtomicI32::new(1),
             orphans: AtomicUsize::new(0),
             unserved_log: RateLimit::new(),

@@ -13,6 +13,7 @@ mod process;
 mod reap;
 mod request;
 mod rundown;
+mod socket;
 mod submit;
 mod suspend;
 

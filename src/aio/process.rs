@@ -10,6 +10,7 @@ use core::sync::atomic::AtomicU8;
 
 use super::notify::{Notice, Tell};
 use super::request::Request;
+use super::socket::Spot;
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;
@@ -30,9 +31,12 @@ pub struct Process {
     channels: [AtomicU8; CHANNELS],
 }
 
+/// The requests of a process.
+pub type Requests = Table<Box<Request>, Notice, Spot>;
+
 /// What the process's mutex protects.
 pub struct Inner {
-    pub table: Table<Box<Request>, Notice>,
+    pub table: Requests,
     /// The process itself; taken when it exits or replaces its image.
     pub live: Option<LiveProc>,
     /// The pool's queue holds the process, or a worker is about to look.
@@ -47,7 +51,7 @@ pub struct Inner {
 
 impl Inner {
     /// The table, and who tells the ends of what is in it.
-    pub fn parts(&mut self) -> (&mut Table<Box<Request>, Notice>, Tell<'_>) {
+    pub fn parts(&mut self) -> (&mut Requests, Tell<'_>) {
         (&mut self.table, Tell::new(self.live.as_ref()))
     }
 
@@ -121,7 +125,7 @@ impl Process {
     #[cold]
     #[inline(never)]
     fn make_room(&self, room: Room) -> Guard<'_, Inner> {
-        let mut spare: Option<Box<Memory<Box<Request>, Notice>>> = None;
+        let mut spare: Option<Box<Memory<Box<Request>, Notice, Spot>>> = None;
         loop {
             let mut inner = self.lock();
             if let Some(memory) = &mut spare {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One request: what it owns while it lives, and how a worker performs it.
 
+use super::socket::Part;
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind, Transferred};
 use crate::kern::kproc::Worker;
@@ -72,6 +73,8 @@ impl Operation {
 
 /// A request's resources. Dropping it may sleep, for the file.
 pub struct Request {
+    /// Present on a socket.
+    pub part: Option<Part>,
     /// Absent for aio_mlock(2).
     pub file: Option<File>,
     pub kind: Kind,

@@ -10,6 +10,7 @@
 use core::sync::atomic::Ordering;
 
 use super::engine::Engine;
+use super::socket::withdraw;
 use crate::kern::proc::Leaving;
 use crate::model::table::Disowned;
 
@@ -30,7 +31,7 @@ impl Engine {
         // From here on nobody queues the process, and no worker begins a request of it.
         let live = inner.live.take();
         loop {
-            while let Some(reaped) = inner.table.rundown() {
+            while let Some(reaped) = inner.table.rundown(&mut withdraw) {
                 drop(inner);
                 self.config.num_queue_count.subtract(1);
                 drop(reaped);

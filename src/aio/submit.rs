@@ -18,11 +18,14 @@ use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
 use super::process::Process;
 use super::request::{Action, Operation, Request};
+use super::socket::{self, Arrival, Part, Refused};
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::knote::About;
 use crate::kern::limit::FileSize;
 use crate::kern::proc::{Curthread, WaitedProc};
+use crate::kern::sleep;
+use crate::kern::socket::Direction;
 use crate::kern::uio::Buffer;
 use crate::kern::user::{Aiocb, Notify, UserAiocb};
 use crate::kern::vmspace::Vmspace;
@@ -59,7 +62,7 @@ impl Checked {
     /// What about it this engine cannot do yet.
     pub(super) fn unserved(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Queues => Some("a socket"),
+            Kind::Queues => Some("a file type with queues of its own"),
             Kind::Disk if self.operation.transfers() => Some("a disk device"),
             _ => None,
         }
@@ -301,6 +304,8 @@ impl Engine {
     ///
     /// # Errors
     /// EOPNOTSUPP: I/O on the file may take for ever.
+    // Out of line, or its frame would be the queueing's too.
+    #[inline(never)]
     fn make(
         &self,
         td: Curthread,
@@ -332,7 +337,15 @@ impl Engine {
         if operation.changes() {
             submission.changes = file.as_ref().map_or(0, File::vnode_id);
         }
-        let request = Box::new(Request { file, kind, cred: Cred::of(td), vm, action });
+        let direction = match &action {
+            Action::Write { .. } => Direction::Send,
+            _ => Direction::Receive,
+        };
+        let part = match &file {
+            Some(file) if kind == Kind::Socket => Part::new(&self.lanes, file, direction),
+            _ => None,
+        };
+        let request = Box::new(Request { part, file, kind, cred: Cred::of(td), vm, action });
         submission.awaited = request.is_awaited();
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
         Ok(Prepared { user, submission, stage: Stage::ToDo(request), notice })
@@ -353,6 +366,8 @@ impl Engine {
         refuse: &mut dyn FnMut(UserAiocb, Errno),
     ) -> Served {
         let queue_count = self.config.num_queue_count;
+        // How often to look again for the end of the built-in's work on a socket both use.
+        let mut patience = 1000u32;
         let mut upcoming = next();
         let (mut worker, mut accepted, mut done) = (false, false, 0);
         while let Some(first) = upcoming.take() {
@@ -375,6 +390,7 @@ impl Engine {
                 break;
             }
             let mut refused = None;
+            let mut busy = false;
             let mut garbage = Vec::new();
             while let Some(prepared) = current.take() {
                 let lacks_worker = !worker && matches!(prepared.stage, Stage::ToDo(_));
@@ -385,12 +401,31 @@ impl Engine {
                 if inner.table.count() >= self.config.queue_per_process_max()
                     || !queue_count.increment_below(self.config.queue_max())
                 {
-                    refused = Some(prepared);
+                    refused = Some((prepared, Errno::EAGAIN));
                     break;
                 }
-                let Prepared { submission, stage, notice, .. } = prepared;
+                let Prepared { user, submission, stage, notice } = prepared;
                 let (table, tell) = inner.parts();
                 garbage = match stage {
+                    Stage::ToDo(request) if request.part.is_some() => {
+                        let arrival = Arrival { submission, request, notice, group };
+                        match socket::park(process, table, arrival) {
+                            Ok(garbage) => garbage,
+                            Err((why, arrival)) => {
+                                queue_count.subtract(1);
+                                let Arrival { submission, request, notice, .. } = arrival;
+                                let stage = Stage::ToDo(request);
+                                let prepared = Prepared { user, submission, stage, notice };
+                                match why {
+                                    Refused::Listening => refused = Some((prepared, Errno::EINVAL)),
+                                    Refused::Busy if patience > 0 => upcoming = Some(prepared),
+                                    Refused::Busy => refused = Some((prepared, Errno::EAGAIN)),
+                                }
+                                busy = matches!(why, Refused::Busy);
+                                break;
+                            }
+                        }
+                    }
                     Stage::ToDo(request) => table.submit(submission, request, notice, group),
                     Stage::Read(read) => {
                         done += 1;
@@ -409,10 +444,14 @@ impl Engine {
             process.unlock_and_wake(inner);
             kick.deliver();
             drop(garbage);
-            if let Some(prepared) = refused {
+            if busy {
+                patience = patience.saturating_sub(1);
+                sleep::pause(c"aiosobu");
+            }
+            if let Some((prepared, error)) = refused {
                 let user = prepared.user;
                 drop(prepared);
-                refuse(user, Errno::EAGAIN);
+                refuse(user, error);
             }
             if upcoming.is_none() {
                 upcoming = next();

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Process events and worker entries, as the gate calls them.
 
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 
 use sys_bindings as sys;
+use sys_bindings::gate::PASS;
 
 use crate::aio::Engine;
 use crate::kern::kproc::Worker;
 use crate::kern::proc::{Curthread, Leaving};
+use crate::kern::socket::{Ended, Task};
 
 /// A process exits, or replaces its image: both end its AIO.
 ///
@@ -19,6 +21,28 @@ pub unsafe extern "C" fn process_leaves(ctx: *mut c_void, p: *mut sys::proc_) {
     // SAFETY: the event's contract.
     let leaving = unsafe { Leaving::new(p) };
     engine.rundown(&leaving);
+}
+
+/// A socket's direction may have become ready.
+///
+/// # Safety
+/// As the gate calls it: `ctx` is the engine, the current thread is a worker of the kernel's in the
+/// task of this socket and direction.
+pub unsafe extern "C" fn socket_task(
+    ctx: *mut c_void,
+    so: *mut sys::socket,
+    which: c_int,
+) -> c_int {
+    // SAFETY: ctx is what attach was given; it outlives every counted call.
+    let engine: &Engine = unsafe { &*ctx.cast() };
+    // SAFETY: the kernel's workers for sockets are processes of one thread.
+    let worker = unsafe { Worker::soaiod(Curthread::current()) };
+    // SAFETY: the gate's word.
+    let task = unsafe { Task::new(so, which) };
+    match engine.run_socket(&worker, task) {
+        Ended::Here => 0,
+        Ended::Kernel => PASS,
+    }
 }
 
 /// A worker begins.

@@ -37,6 +37,7 @@ fn load(td: Curthread) -> Result<(), Errno> {
             process_exit: events::process_leaves,
             process_exec: events::process_leaves,
             worker: events::worker,
+            socket_task: events::socket_task,
         },
         engine: Engine::new(td)?,
     });

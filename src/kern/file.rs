@@ -24,7 +24,9 @@ pub enum Kind {
     Local,
     /// A disk device.
     Disk,
-    /// The file's type queues requests itself (a socket).
+    /// A socket: requests wait in its queues, and take no worker meanwhile.
+    Socket,
+    /// Another type that queues requests itself.
     Queues,
     /// Anything else: I/O may take for ever.
     Unsafe,
@@ -78,6 +80,23 @@ impl File {
         };
         Errno::check(code)?;
         NonNull::new(fp).map(File).ok_or(Errno::EBADF)
+    }
+
+    /// The socket behind it.
+    pub(super) fn socket(&self) -> Option<NonNull<sys::socket>> {
+        // SAFETY: the reference is ours; f_type and, for a socket, f_data are set before a file is
+        // shared and stay.
+        let fp = unsafe { self.0.as_ref() };
+        if u32::try_from(fp.f_type) != Ok(sys::DTYPE_SOCKET) {
+            return None;
+        }
+        NonNull::new(fp.f_data.cast())
+    }
+
+    /// The credential it was opened with, valid as long as this is.
+    pub(super) fn cred(&self) -> *mut sys::ucred {
+        // SAFETY: the reference is ours; f_cred is set before a file is shared.
+        unsafe { self.0.as_ref().f_cred }
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::file {
@@ -135,7 +154,7 @@ impl File {
     pub fn kind(&self) -> Kind {
         // SAFETY: f_ops is set before a file is shared and points to constant tables.
         if unsafe { (*self.0.as_ref().f_ops).fo_aio_queue }.is_some() {
-            return Kind::Queues;
+            return if self.socket().is_some() { Kind::Socket } else { Kind::Queues };
         }
         let Some(vp) = self.vnode() else { return Kind::Unsafe };
         if self.is_disk() {

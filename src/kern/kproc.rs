@@ -24,6 +24,16 @@ impl<'a> Worker<'a> {
         Worker(td)
     }
 
+    /// Takes the caller's word for it, of a worker of the kernel's own: it serves sockets, moves
+    /// from address space to address space, and goes home by itself.
+    ///
+    /// # Safety
+    /// The current thread is the only one of a kernel process that runs a socket's AIO task, for as
+    /// long as `'a`.
+    pub unsafe fn soaiod(td: Curthread<'a>) -> Worker<'a> {
+        Worker(td)
+    }
+
     /// The worker's thread.
     pub fn thread(&self) -> Curthread<'a> {
         self.0

@@ -21,6 +21,7 @@ pub mod procmap;
 mod resident;
 pub mod signal;
 pub mod sleep;
+pub mod socket;
 pub mod sysctl;
 pub mod uio;
 pub mod user;

@@ -32,6 +32,13 @@ impl Channel {
     }
 }
 
+/// Sleeps for a clock tick, to look at something again. No lock may be held.
+pub fn pause(wmesg: &'static core::ffi::CStr) {
+    const MILLISECOND: i64 = (1 << 32) / 1000;
+    // SAFETY: no lock is held.
+    unsafe { sys::pause_sbt(wmesg.as_ptr(), MILLISECOND, 0, 0) };
+}
+
 /// A time span in the kernel's fixed-point seconds (32 bits of fraction).
 #[derive(Clone, Copy)]
 pub struct Span(i64);

@@ -105,6 +105,61 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// As [`Buffer::with_uio`], but leaves the buffer as it was, whatever became of the uio, so that
+    /// the transfer can be tried again. May sleep.
+    pub(super) fn try_uio(
+        &self,
+        write: bool,
+        td: *mut sys::thread,
+        transfer: impl FnOnce(*mut sys::uio) -> c_int,
+    ) -> (c_int, usize) {
+        let mut copy = match self {
+            Buffer::One { base, len } => Buffer::One { base: *base, len: *len },
+            Buffer::Vector(vector) => {
+                // SAFETY: ours, with all its elements; the copy is one allocation like it.
+                match NonNull::new(unsafe { sys::cloneuio(vector.0.as_ptr()) }) {
+                    Some(copy) => Buffer::Vector(Vector(copy)),
+                    None => panic!("cloneuio(9) does not fail"),
+                }
+            }
+        };
+        let (code, moved, _) = copy.with_uio(write, 0, td, transfer);
+        (code, moved)
+    }
+
+    /// Leaves out the first `count` bytes, which are moved.
+    pub fn advance(&mut self, count: usize) {
+        match self {
+            Buffer::One { base, len } => {
+                let count = count.min(*len);
+                *base = UserPtr::new(base.address() + count as u64);
+                *len -= count;
+            }
+            Buffer::Vector(vector) => {
+                // SAFETY: ours alone. Elements are left out only as far as there are some, and a
+                // later free(9) is of the uio, whose allocation they are in.
+                unsafe {
+                    let uio = &mut *vector.0.as_ptr();
+                    let mut left = count.min(uio.uio_resid.unsigned_abs());
+                    uio.uio_resid -= left.cast_signed();
+                    while left > 0 && uio.uio_iovcnt > 0 {
+                        let first = &mut *uio.uio_iov;
+                        if first.iov_len > left {
+                            first.iov_base = first.iov_base.byte_add(left);
+                            first.iov_len -= left;
+                            return;
+                        }
+                        left -= first.iov_len;
+                        uio.uio_iov = uio.uio_iov.add(1);
+                        uio.uio_iovcnt -= 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Vector {
     fn drop(&mut self) {
         // SAFETY: copyinuio allocated it with this type; the transfer is over.

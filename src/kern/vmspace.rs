@@ -28,9 +28,14 @@ impl Vmspace {
         Vmspace(vm)
     }
 
+    /// Moves a kernel's worker here, where it stays until its next task, or until it is idle.
+    pub fn lend(&self, _soaiod: &Worker) {
+        self.switch();
+    }
+
     fn switch(&self) {
-        // SAFETY: the current process is a worker, alone in it (a Home is made of a Worker and is
-        // not Send, and only Home calls this), and the reference keeps the address space.
+        // SAFETY: the current process is a worker, alone in it (whoever calls this has a Worker, or a
+        // Home made of one, and neither is Send), and the reference keeps the address space.
         unsafe { sys::vmspace_switch_aio(self.0.as_ptr()) }
     }
 }

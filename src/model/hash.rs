@@ -202,7 +202,7 @@ mod tests {
         for serial in 0..5000u64 {
             let key = 0x2000_0000 + (serial / 2) * 160;
             if let Some(lack) = slab.lacks(1) {
-                slab.grow(Growth::new(lack));
+                slab.grow(&mut Growth::new(lack));
             }
             if let Some(buckets) = hash.lacks() {
                 hash.grow(Hash::allocate(buckets));

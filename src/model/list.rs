@@ -73,6 +73,18 @@ impl List {
         self.len += 1;
     }
 
+    /// Adds `id`, which is in no list, as the oldest.
+    pub fn push_front<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
+        *slab[id].links() = Links { next: self.head, prev: NONE };
+        if self.head == NONE {
+            self.tail = id;
+        } else {
+            slab[self.head].links().prev = id;
+        }
+        self.head = id;
+        self.len += 1;
+    }
+
     /// Takes `id`, which is in this list, out.
     pub fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
         let Links { next, prev } = core::mem::replace(slab[id].links(), Links::UNLINKED);

@@ -6,6 +6,7 @@ pub mod errno;
 pub mod glance;
 pub mod hash;
 pub mod job;
+pub mod lane;
 pub mod list;
 pub mod slab;
 pub mod table;

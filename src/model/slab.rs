@@ -13,15 +13,43 @@ pub type Id = u32;
 /// No entry.
 pub const NONE: Id = Id::MAX;
 
-const CHUNK: usize = 32;
+/// How many entries each of the first chunks has, and every later one: a slab of few entries is
+/// small, and none is grown by much at once.
+const CHUNKS: [usize; 3] = [4, 12, 32];
+
+/// The length of the chunk of this index.
+const fn chunk_len(chunk: usize) -> usize {
+    CHUNKS[if chunk < CHUNKS.len() { chunk } else { CHUNKS.len() - 1 }]
+}
+
+/// The number of entries of so many chunks.
+const fn entries(chunks: usize) -> usize {
+    match chunks {
+        0 => 0,
+        1 => CHUNKS[0],
+        _ => CHUNKS[0] + CHUNKS[1] + (chunks - 2) * CHUNKS[2],
+    }
+}
+
+/// The chunk of an entry, and its place there.
+const fn place(id: Id) -> (usize, usize) {
+    let id = id as usize;
+    if id < entries(1) {
+        (0, id)
+    } else if id < entries(2) {
+        (1, id - entries(1))
+    } else {
+        (2 + (id - entries(2)) / CHUNKS[2], (id - entries(2)) % CHUNKS[2])
+    }
+}
 
 enum Entry<T> {
     Free(Id),
     Used(T),
 }
 
-/// Collected as a slice, so that it is built in place and never on the stack.
-type Chunk<T> = Box<[Entry<T>; CHUNK]>;
+/// As long as [`chunk_len`] says; a slice, so that it is built in place and never on the stack.
+type Chunk<T> = Box<[Entry<T>]>;
 
 /// See the file's text.
 pub struct Slab<T> {
@@ -39,6 +67,8 @@ pub struct Growth<T> {
 /// What a slab lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
+    /// How many chunks there are already.
+    present: usize,
     chunks: usize,
     spine: usize,
 }
@@ -46,13 +76,10 @@ pub struct Lack {
 impl<T> Growth<T> {
     /// Allocates what `lack` asks for. May sleep.
     pub fn new(lack: Lack) -> Growth<T> {
-        let chunk = || -> Chunk<T> {
-            let entries: Box<[Entry<T>]> = (0..CHUNK).map(|_| Entry::Free(NONE)).collect();
-            let Ok(entries) = entries.try_into() else { panic!("a chunk has its length") };
-            entries
-        };
+        let chunk = |index| (0..chunk_len(index)).map(|_| Entry::Free(NONE)).collect();
+        // The last comes first: they are taken from the end.
         Growth {
-            chunks: (0..lack.chunks).map(|_| chunk()).collect(),
+            chunks: (lack.present..lack.present + lack.chunks).rev().map(chunk).collect(),
             spine: Vec::with_capacity(lack.spine),
         }
     }
@@ -83,42 +110,50 @@ impl<T> Slab<T> {
 
     /// Says what must be grown before `count` more entries fit; `None` when they do.
     pub fn lacks(&self, count: usize) -> Option<Lack> {
-        let room = self.chunks.len() * CHUNK - self.len;
-        if count <= room {
+        let present = self.chunks.len();
+        let mut wanted = present;
+        while entries(wanted) - self.len < count {
+            wanted += 1;
+        }
+        if wanted == present {
             return None;
         }
-        let chunks = (count - room).div_ceil(CHUNK);
-        let wanted = self.chunks.len() + chunks;
+        let chunks = wanted - present;
         let spine = if wanted > self.chunks.capacity() { wanted.next_power_of_two() } else { 0 };
-        Some(Lack { chunks, spine })
+        Some(Lack { present, chunks, spine })
     }
 
-    /// Adds memory. Returns what is left over, to be dropped where freeing is allowed.
-    pub fn grow(&mut self, mut growth: Growth<T>) -> Growth<T> {
+    /// Adds memory. What is left over stays in `growth`, to be dropped where freeing is allowed.
+    pub fn grow(&mut self, growth: &mut Growth<T>) {
         if growth.spine.capacity() > self.chunks.capacity() {
             growth.spine.append(&mut self.chunks);
             core::mem::swap(&mut growth.spine, &mut self.chunks);
         }
         while self.chunks.len() < self.chunks.capacity() {
-            let Some(mut chunk) = growth.chunks.pop() else { break };
-            let base = self.chunks.len() * CHUNK;
+            let wanted = chunk_len(self.chunks.len());
+            // Others may have grown it meanwhile.
+            let Some(mut chunk) = growth.chunks.pop_if(|chunk| chunk.len() == wanted) else {
+                break;
+            };
+            let base = entries(self.chunks.len());
             for (offset, entry) in chunk.iter_mut().enumerate().rev() {
                 *entry = Entry::Free(self.free);
                 self.free = Id::try_from(base + offset).expect("fewer entries than ids");
             }
             self.chunks.push(chunk);
         }
-        growth
     }
 
     #[inline]
     fn entry(&self, id: Id) -> &Entry<T> {
-        &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
+        let (chunk, offset) = place(id);
+        &self.chunks[chunk][offset]
     }
 
     #[inline]
     fn entry_mut(&mut self, id: Id) -> &mut Entry<T> {
-        &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]
+        let (chunk, offset) = place(id);
+        &mut self.chunks[chunk][offset]
     }
 
     /// Stores `value`; gives it back when [`Slab::lacks`] says that there is no room.
@@ -142,6 +177,14 @@ impl<T> Slab<T> {
         *entry = Entry::Free(free);
         self.free = id;
         self.len -= 1;
+    }
+
+    /// The entry of this number, if one is in use.
+    pub fn get(&self, id: Id) -> Option<&T> {
+        match self.entry(id) {
+            Entry::Used(value) => Some(value),
+            Entry::Free(_) => None,
+        }
     }
 
     /// Takes an entry out.
@@ -182,7 +225,7 @@ mod tests {
 
     fn grown(slab: &mut Slab<u64>, count: usize) {
         while let Some(lack) = slab.lacks(count) {
-            slab.grow(Growth::new(lack));
+            slab.grow(&mut Growth::new(lack));
         }
     }
 

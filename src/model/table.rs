@@ -3,11 +3,12 @@
 //!
 //! The table is what the process's mutex protects. It never sleeps, allocates or frees: memory is
 //! prepared outside the lock ([`Memory`]), and whatever is to be dropped is handed out. A request
-//! is in the hash from acceptance to reap, and in exactly one of the four lists by its state.
+//! is in the hash from acceptance to reap, and in exactly one of the five lists by its state.
 //!
 //! Payloads (`P`) own what a request holds: file, credential, buffers. A worker gets the payload by
 //! value and gives it back with the result; it stays with the request until it is reaped, because
-//! dropping it may sleep. Notices (`N`) tell a process that a request, or a whole list of
+//! dropping it may sleep. While a request waits for its socket the payload is in that socket's queue,
+//! and a ticket (`T`) says where. Notices (`N`) tell a process that a request, or a whole list of
 //! lio_listio(2), has finished; they never leave the table while their request is in it.
 
 use alloc::boxed::Box;
@@ -20,7 +21,6 @@ use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
 use super::slab::{Growth, Id, Lack, NONE, Slab};
-use super::unfinished::Unfinished;
 
 /// What I/O cost, to be charged to the thread that reaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Outcome {
     };
 }
 
-struct Job<P, N> {
+struct Job<P, N, T> {
     state: JobState,
     links: Links,
     chain: Id,
@@ -87,21 +87,23 @@ struct Job<P, N> {
     /// The waits for it.
     waits: List,
     outcome: Outcome,
-    /// Absent while a worker has it.
+    /// Absent while a worker or a socket's queue has it.
     payload: Option<P>,
+    /// Where a parked request was queued last.
+    ticket: Option<T>,
     /// How its end is told, if at all.
     notice: Option<N>,
     /// The list it belongs to.
     group: Id,
 }
 
-impl<P, N> Linked for Job<P, N> {
+impl<P, N, T> Linked for Job<P, N, T> {
     fn links(&mut self) -> &mut Links {
         &mut self.links
     }
 }
 
-impl<P, N> Hashed for Job<P, N> {
+impl<P, N, T> Hashed for Job<P, N, T> {
     fn key(&self) -> u64 {
         self.address
     }
@@ -110,7 +112,7 @@ impl<P, N> Hashed for Job<P, N> {
     }
 }
 
-impl<P, N> Job<P, N> {
+impl<P, N, T> Job<P, N, T> {
     /// Applies `event`, which the caller knows to be possible here.
     fn step(&mut self, event: Event) -> Step {
         let state = self.state;
@@ -172,12 +174,13 @@ impl Linked for Waiter {
 }
 
 /// See the file's text.
-pub struct Table<P, N> {
-    jobs: Slab<Job<P, N>>,
+pub struct Table<P, N, T = ()> {
+    jobs: Slab<Job<P, N, T>>,
     groups: Slab<Group<N>>,
     hash: Hash,
     held: List,
     pending: List,
+    parked: List,
     active: List,
     done: List,
     /// Requests counted against the process's limit: all but orphans.
@@ -195,7 +198,7 @@ pub struct Table<P, N> {
     fired: List,
 }
 
-impl<P, N> Default for Table<P, N> {
+impl<P, N, T> Default for Table<P, N, T> {
     fn default() -> Self {
         Table {
             jobs: Slab::default(),
@@ -203,6 +206,7 @@ impl<P, N> Default for Table<P, N> {
             hash: Hash::default(),
             held: List::default(),
             pending: List::default(),
+            parked: List::default(),
             active: List::default(),
             done: List::default(),
             count: 0,
@@ -258,17 +262,19 @@ pub struct Need {
 }
 
 /// Memory for a table; what is left of it is dropped where freeing is allowed.
-pub struct Memory<P, N> {
-    jobs: Option<Growth<Job<P, N>>>,
+pub struct Memory<P, N, T = ()> {
+    jobs: Option<Growth<Job<P, N, T>>>,
     groups: Option<Growth<Group<N>>>,
     buckets: Option<Vec<Id>>,
     waits: Option<Growth<Wait>>,
     waiters: Option<Growth<Waiter>>,
 }
 
-impl<P, N> Memory<P, N> {
+impl<P, N, T> Memory<P, N, T> {
     /// Allocates what `need` asks for. May sleep.
-    pub fn new(need: Need) -> Box<Memory<P, N>> {
+    // Out of line, as what it needs of the stack is not needed with what its callers call later.
+    #[inline(never)]
+    pub fn new(need: Need) -> Box<Memory<P, N, T>> {
         Box::new(Memory {
             jobs: need.jobs.map(Growth::new),
             groups: need.groups.map(Growth::new),
@@ -321,6 +327,8 @@ pub enum Progress {
 pub struct Cancelled {
     /// Cancelled now.
     pub cancelled: usize,
+    /// Ended now with what was done before; to the user these ran.
+    pub short: usize,
     /// Too late for these.
     pub running: usize,
 }
@@ -345,7 +353,7 @@ pub enum Finished<P> {
     Gone { payload: P, last: bool },
 }
 
-impl<P, N> Table<P, N> {
+impl<P, N, T> Table<P, N, T> {
     /// For a look without the lock.
     pub fn glance(&self) -> &Arc<Glance> {
         &self.glance
@@ -411,12 +419,21 @@ impl<P, N> Table<P, N> {
     }
 
     /// Adds memory; what is left over stays in `memory`.
-    pub fn grow(&mut self, memory: &mut Memory<P, N>) {
-        memory.groups = memory.groups.take().map(|growth| self.groups.grow(growth));
-        memory.jobs = memory.jobs.take().map(|growth| self.jobs.grow(growth));
+    #[inline(never)]
+    pub fn grow(&mut self, memory: &mut Memory<P, N, T>) {
+        if let Some(growth) = &mut memory.groups {
+            self.groups.grow(growth);
+        }
+        if let Some(growth) = &mut memory.jobs {
+            self.jobs.grow(growth);
+        }
         memory.buckets = memory.buckets.take().map(|buckets| self.hash.grow(buckets));
-        memory.waits = memory.waits.take().map(|growth| self.waits.grow(growth));
-        memory.waiters = memory.waiters.take().map(|growth| self.waiters.grow(growth));
+        if let Some(growth) = &mut memory.waits {
+            self.waits.grow(growth);
+        }
+        if let Some(growth) = &mut memory.waiters {
+            self.waiters.grow(growth);
+        }
     }
 
     /// Accepts a request. [`Table::lacks`] said that there is room; the returned memory is to be
@@ -441,6 +458,24 @@ impl<P, N> Table<P, N> {
             self.jobs[id].blockers = blockers;
             self.held.push(&mut self.jobs, id);
         }
+        garbage
+    }
+
+    /// As [`Table::submit`], of a request that is to wait for its socket: `park` queues it there.
+    pub fn submit_parked(
+        &mut self,
+        submission: Submission,
+        payload: P,
+        notice: Option<N>,
+        group: Option<Id>,
+        park: impl FnOnce(Id, P) -> T,
+    ) -> Vec<Id> {
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Pending, None, notice, group);
+        self.parked.push(&mut self.jobs, id);
+        let job = &mut self.jobs[id];
+        job.step(Event::Park);
+        job.ticket = Some(park(id, payload));
         garbage
     }
 
@@ -493,6 +528,7 @@ impl<P, N> Table<P, N> {
             waits: List::default(),
             outcome: Outcome::CANCELED,
             payload,
+            ticket: None,
             notice,
             group: group.unwrap_or(NONE),
         };
@@ -633,6 +669,7 @@ impl<P, N> Table<P, N> {
         outcome: Outcome,
         tell: impl FnMut(&mut N, News),
     ) -> Finished<P> {
+        let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Finish) {
             Step::Gone => {
                 let job = self.jobs.remove(id);
@@ -641,8 +678,12 @@ impl<P, N> Table<P, N> {
                 Finished::Gone { payload, last: job.awaited && self.orphans_awaited == 0 }
             }
             _ => {
-                self.active.remove(&mut self.jobs, id);
-                self.jobs[id].payload = Some(payload);
+                let list =
+                    if state == JobState::Parked { &mut self.parked } else { &mut self.active };
+                list.remove(&mut self.jobs, id);
+                let job = &mut self.jobs[id];
+                job.ticket = None;
+                job.payload = Some(payload);
                 self.settle(id, outcome, tell);
                 Finished::Done
             }
@@ -759,16 +800,56 @@ impl<P, N> Table<P, N> {
         Reaped { address, outcome, payload, notice, group }
     }
 
+    /// Whether a request that a thread has tried in vain may be queued at its socket again: nobody
+    /// has asked for its end meanwhile.
+    pub fn may_park(&self, id: Id) -> bool {
+        self.jobs[id].state == JobState::Parked
+    }
+
+    /// Records where such a request is queued again.
+    pub fn park_again(&mut self, id: Id, ticket: T) {
+        let job = &mut self.jobs[id];
+        job.step(Event::Park);
+        job.ticket = Some(ticket);
+    }
+
+    /// Asks the socket's queue for a parked request, by `withdraw`. Given back, it is pending, and
+    /// how it is to end is returned; else it is active.
+    fn withdraw(
+        &mut self,
+        id: Id,
+        withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
+    ) -> Option<Outcome> {
+        self.parked.remove(&mut self.jobs, id);
+        let job = &mut self.jobs[id];
+        let ticket = job.ticket.take();
+        match ticket.as_ref().and_then(withdraw) {
+            Some((payload, outcome)) => {
+                job.payload = Some(payload);
+                job.step(Event::Withdraw);
+                self.pending.push(&mut self.jobs, id);
+                Some(outcome)
+            }
+            None => {
+                job.step(Event::Start);
+                self.active.push(&mut self.jobs, id);
+                None
+            }
+        }
+    }
+
     /// Cancels the oldest unfinished request of this address and descriptor, if it has not begun.
+    /// `withdraw` takes a parked request from its socket's queue, and says how it is to end.
     pub fn cancel_one(
         &mut self,
         fd: i32,
         address: u64,
-        tell: impl FnMut(&mut N, News),
+        withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
+        mut tell: impl FnMut(&mut N, News),
     ) -> Cancelled {
-        let unfinished = |job: &Job<P, N>| job.fd == fd && job.state != JobState::Done;
+        let unfinished = |job: &Job<P, N, T>| job.fd == fd && job.state != JobState::Done;
         match self.hash.find(&mut self.jobs, address, unfinished) {
-            Some(id) => self.cancel_job(id, tell),
+            Some(id) => self.cancel_job(id, withdraw, &mut tell),
             None => Cancelled::default(),
         }
     }
@@ -779,6 +860,7 @@ impl<P, N> Table<P, N> {
         &mut self,
         fd: i32,
         most: usize,
+        withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
         mut tell: impl FnMut(&mut N, News),
     ) -> Cancelled {
         let mut result = Cancelled::default();
@@ -787,30 +869,45 @@ impl<P, N> Table<P, N> {
             (self.active.first(), true),
             (self.held.first(), false),
             (self.pending.first(), false),
+            (self.parked.first(), false),
         ];
         for (list, running) in lists {
             let mut next = list;
             while let Some(id) = next {
                 next = self.pending.after(&mut self.jobs, id);
-                if self.jobs[id].fd != fd || (!running && result.cancelled == most) {
+                if self.jobs[id].fd != fd || (!running && result.cancelled + result.short == most) {
                     continue;
                 }
-                let one = self.cancel_job(id, &mut tell);
+                let one = self.cancel_job(id, withdraw, &mut tell);
                 result.cancelled += one.cancelled;
+                result.short += one.short;
                 result.running += one.running;
             }
         }
         result
     }
 
-    fn cancel_job(&mut self, id: Id, tell: impl FnMut(&mut N, News)) -> Cancelled {
+    fn cancel_job(
+        &mut self,
+        id: Id,
+        withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
+        tell: &mut dyn FnMut(&mut N, News),
+    ) -> Cancelled {
+        let mut outcome = Outcome::CANCELED;
+        if self.jobs[id].state == JobState::Parked
+            && let Some(end) = self.withdraw(id, withdraw)
+        {
+            outcome = end;
+        }
         let state = self.jobs[id].state;
         match self.jobs[id].step(Event::Cancel) {
-            Step::Refused => Cancelled { cancelled: 0, running: 1 },
+            Step::Refused => Cancelled { running: 1, ..Cancelled::default() },
             _ => {
                 self.unlist(id, state);
-                self.settle(id, Outcome::CANCELED, tell);
-                Cancelled { cancelled: 1, running: 0 }
+                self.settle(id, outcome, tell);
+                // What was in part done before is finished, not cancelled.
+                let cancelled = usize::from(outcome.error == Some(Errno::ECANCELED));
+                Cancelled { cancelled, short: 1 - cancelled, running: 0 }
             }
         }
     }
@@ -912,7 +1009,15 @@ impl<P, N> Table<P, N> {
     }
 
     /// Removes one request, of a process that goes, that nobody performs: not begun, or done.
-    pub fn rundown(&mut self) -> Option<Reaped<P, N>> {
+    pub fn rundown(
+        &mut self,
+        withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
+    ) -> Option<Reaped<P, N>> {
+        while let Some(id) = self.parked.first() {
+            if self.withdraw(id, withdraw).is_some() {
+                break;
+            }
+        }
         let id = if let Some(id) = self.held.first().or(self.pending.first()) {
             self.unlist(id, self.jobs[id].state);
             id

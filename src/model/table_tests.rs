@@ -6,6 +6,11 @@ use super::*;
 
 type Numbers = Table<u64, u32>;
 
+/// No request of these tests waits for a socket.
+fn nowhere(_ticket: &()) -> Option<(u64, Outcome)> {
+    None
+}
+
 fn room(table: &mut Numbers, room: Room) {
     while let Some(need) = table.lacks(room) {
         table.grow(&mut Memory::new(need));
@@ -168,8 +173,8 @@ fn agrees_with_a_naive_model_over_random_histories() {
                 6 => {
                     let only = (random.below(2) == 0).then_some(address);
                     let got = match only {
-                        Some(address) => table.cancel_one(fd, address, silence),
-                        None => table.cancel_all(fd, usize::MAX, silence),
+                        Some(address) => table.cancel_one(fd, address, &mut nowhere, silence),
+                        None => table.cancel_all(fd, usize::MAX, &mut nowhere, silence),
                     };
                     let mut expected = Cancelled::default();
                     clock += 1;
@@ -204,7 +209,7 @@ fn agrees_with_a_naive_model_over_random_histories() {
             }
         }
         // Rundown finds everything that is not running.
-        let found: Vec<_> = core::iter::from_fn(|| table.rundown()).collect();
+        let found: Vec<_> = core::iter::from_fn(|| table.rundown(&mut nowhere)).collect();
         while let Disowned::One { .. } = table.disown() {}
         assert_eq!(table.count(), 0);
         assert_eq!(found.len() + running.len(), naive.len());
@@ -305,10 +310,10 @@ fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
     // A sync that is cancelled while it waits leaves nothing behind.
     submit(&mut table, 6, 7, 6);
     submit_sync(&mut table, 7, 7, 7);
-    assert_eq!(table.cancel_one(7, 7, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence).cancelled, 1);
     // Cancelling what is before a sync lets it begin.
     submit_sync(&mut table, 8, 7, 8);
-    assert_eq!(table.cancel_one(7, 6, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 6, &mut nowhere, silence).cancelled, 1);
     assert_eq!(table.start().map(|job| job.1), Some(8));
 }
 
@@ -345,9 +350,9 @@ fn a_chunked_cancel_says_when_it_is_through() {
     for address in 1..=10 {
         submit(&mut table, address, 7, address);
     }
-    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4, silence).cancelled, 2);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 2);
     assert_eq!(table.pending(), 0);
     assert_eq!(table.count(), 10);
 }
@@ -376,7 +381,7 @@ fn a_list_is_told_once_after_its_last_request_and_goes_with_the_last_reap() {
     table.finish(id, payload, ok(1), |notice, news| told.push((*notice, news)));
     assert!(!table.close_group(list, |_, _| panic!("one is not finished")));
     assert_eq!(table.leave_group(list), None);
-    let cancelled = table.cancel_one(1, 2, |notice, news| told.push((*notice, news)));
+    let cancelled = table.cancel_one(1, 2, &mut nowhere, |notice, news| told.push((*notice, news)));
     assert_eq!(cancelled.cancelled, 1);
     let expected = [
         (1, News::Request(None)),
@@ -434,14 +439,103 @@ fn a_process_that_goes_takes_lists_and_notices_with_it() {
     assert!(!table.close_group(list, silence));
     assert_eq!(table.leave_group(list), None);
     let (id, payload) = table.start().unwrap();
-    let gone = table.rundown().unwrap();
+    let gone = table.rundown(&mut nowhere).unwrap();
     assert_eq!((gone.notice, gone.group), (Some(2), None));
-    assert!(table.rundown().is_none());
+    assert!(table.rundown(&mut nowhere).is_none());
     let Disowned::One { notice, group } = table.disown() else { panic!("one runs") };
     assert_eq!((notice, group), (Some(1), Some(100)));
     assert!(matches!(table.disown(), Disowned::Nothing));
     let told = |_: &mut u32, _: News| panic!("nobody is there");
     assert!(matches!(table.finish(id, payload, ok(1), told), Finished::Gone { last: true, .. }));
+}
+
+/// A socket's queue: what it holds, by ticket.
+type Queue = std::collections::BTreeMap<u32, u64>;
+type Parking = Table<u64, u32, u32>;
+
+fn park(table: &mut Parking, queue: &mut Queue, address: u64) -> Id {
+    while let Some(need) = table.lacks(Room::Request) {
+        table.grow(&mut Memory::new(need));
+    }
+    let submission =
+        Submission { address, fd: 3, file: 9, syncs: false, awaited: false, changes: 0 };
+    let mut given = NONE;
+    drop(table.submit_parked(submission, address, None, None, |id, payload| {
+        queue.insert(id, payload);
+        given = id;
+        id
+    }));
+    given
+}
+
+/// What a queue does that is asked for a request: `short` of them are done in part.
+fn give_back(queue: &mut Queue, short: i64) -> impl FnMut(&u32) -> Option<(u64, Outcome)> {
+    move |ticket| {
+        let payload = queue.remove(ticket)?;
+        let outcome = match short {
+            0 => Outcome::CANCELED,
+            _ => Outcome { status: short, error: None, ..Outcome::CANCELED },
+        };
+        Some((payload, outcome))
+    }
+}
+
+#[test]
+fn a_parked_request_is_cancelled_when_its_queue_gives_it_back() {
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    park(&mut table, &mut queue, 10);
+    assert_eq!((table.pending(), table.count()), (0, 1));
+    assert_eq!(table.progress(10), Some(Progress::Running));
+    let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
+    assert_eq!(cancelled, Cancelled { cancelled: 1, short: 0, running: 0 });
+    assert_eq!(table.reap(10).unwrap().outcome, Outcome::CANCELED);
+}
+
+#[test]
+fn a_parked_request_done_in_part_ends_short_and_is_not_cancelled() {
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    park(&mut table, &mut queue, 10);
+    let cancelled = table.cancel_all(3, 64, &mut give_back(&mut queue, 7), |_, _| ());
+    assert_eq!(cancelled, Cancelled { cancelled: 0, short: 1, running: 0 });
+    assert_eq!(table.reap(10).unwrap().outcome.status, 7);
+}
+
+#[test]
+fn a_parked_request_that_runs_is_not_queued_again_once_its_end_was_asked_for() {
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    let id = park(&mut table, &mut queue, 10);
+    let payload = queue.remove(&id).unwrap();
+    assert!(table.may_park(id));
+    queue.insert(77, payload);
+    table.park_again(id, 77);
+    // Taken out once more, and cancelled before it is back.
+    let payload = queue.remove(&77).unwrap();
+    let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
+    assert_eq!(cancelled, Cancelled { cancelled: 0, short: 0, running: 1 });
+    assert!(!table.may_park(id));
+    let done = table.finish(id, payload, Outcome::CANCELED, |_, _| ());
+    assert!(matches!(done, Finished::Done));
+    assert_eq!(table.reap(10).unwrap().payload, Some(10));
+}
+
+#[test]
+fn a_process_that_goes_takes_its_parked_requests_back_and_leaves_those_that_run() {
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    let runs = park(&mut table, &mut queue, 1);
+    for address in 2..200 {
+        park(&mut table, &mut queue, address);
+    }
+    let payload = queue.remove(&runs).unwrap();
+    let mut gone = 0;
+    while table.rundown(&mut give_back(&mut queue, 0)).is_some() {
+        gone += 1;
+    }
+    assert_eq!(gone, 198);
+    assert!(matches!(table.disown(), Disowned::One { .. }));
+    assert!(matches!(table.disown(), Disowned::Nothing));
+    assert!(!table.may_park(runs));
+    let end = table.finish(runs, payload, Outcome::CANCELED, |_, _| ());
+    assert!(matches!(end, Finished::Gone { .. }));
 }
 
 #[test]
@@ -474,9 +568,9 @@ fn a_change_counts_until_it_is_finished_cancelled_or_dropped() {
     }
     let (id, payload) = table.start().unwrap();
     table.finish(id, payload, ok(1), silence);
-    assert_eq!(table.cancel_one(1, 2, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(1, 2, &mut nowhere, silence).cancelled, 1);
     assert!(unfinished.any_change(9));
     // One that is done is forgotten first or last; neither counts any more.
-    while table.rundown().is_some() {}
+    while table.rundown(&mut nowhere).is_some() {}
     assert!(!unfinished.any_change(9));
 }

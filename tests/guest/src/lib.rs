@@ -18,6 +18,7 @@ pub mod errno;
 pub mod kqueue;
 pub mod kyua;
 pub mod mem;
+pub mod net;
 pub mod oaio;
 pub mod out;
 pub mod path;

@@ -42,6 +42,11 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "fuzz",
         "holder",
         "noworker",
+        "sockets",
+        "storm",
+        "httpd",
+        "mixed",
+        "parked",
         "stress",
     ] {
         let from = options.programs.join(name);

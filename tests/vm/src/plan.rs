@@ -71,6 +71,9 @@ impl Steps {
 
     fn conformance(&mut self) {
         self.step("run conformance-ufs 1800 lines /mnt/bin/conformance");
+        self.step("sh sockets 1800 lines kldload -n sctp; exec /mnt/bin/sockets");
+        self.step("run storm 1800 lines /mnt/bin/storm --requests 20000");
+        self.step("run httpd 600 lines /mnt/bin/httpd");
         self.step(
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
              && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",

@@ -1,0 +1,852 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Small cases: one or two sockets, few requests.
+
+use crate::harness::{Must, Op, Outcome, Test, fail, holds_pattern, pattern, refused, same, skip};
+use crate::{cases, check};
+use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
+use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, EPIPE, EPROTONOSUPPORT};
+use guest::mem::Region;
+use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
+use guest::sys::{self, Fork};
+
+cases! { "socket":
+    a_read_gets_what_is_there,
+    a_read_waits_for_data,
+    a_read_is_not_larger_than_asked_for,
+    a_read_of_nothing_takes_nothing,
+    the_end_gives_0,
+    shutdown_ends_reads,
+    shutdown_ends_writes,
+    a_blocking_write_sends_everything,
+    a_vectored_blocking_write_sends_everything,
+    a_nonblocking_write_may_be_short,
+    a_nonblocking_read_waits_all_the_same,
+    reads_are_served_in_order,
+    writes_are_served_in_order,
+    a_parked_request_is_cancelled,
+    one_of_many_is_cancelled,
+    all_of_a_descriptor_are_cancelled,
+    both_directions_are_cancelled_together,
+    what_waits_behind_a_cancelled_request_goes_on,
+    a_cancelled_write_that_began_is_short,
+    messages_keep_their_bounds,
+    a_message_waits_for_room,
+    a_small_message_behind_a_large_one_goes_when_that_is_cancelled,
+    tcp_moves_both_ways,
+    udp_is_read_and_written,
+    sctp_is_read_and_written,
+    a_reset_ends_requests,
+    a_broken_connection_signals,
+    a_broken_connection_without_sigpipe,
+    close_leaves_requests,
+    a_listening_socket_is_einval,
+    listen_is_einval_while_a_request_waits,
+    listen_is_fine_after_a_cancel,
+    listen_is_fine_after_a_read,
+    low_water_is_waited_for,
+    vectored_both_ways,
+    a_list_of_sockets,
+    two_processes_share_a_socket,
+    a_processs_end_leaves_the_others_requests,
+    memory_that_is_gone_is_efault,
+    a_blocking_reader_beside_does_no_harm,
+    reaping_and_submitting_in_turn_loses_nothing,
+    f23_two_reads_one_byte_cancel_both,
+    f24_a_large_write_is_complete,
+    f25_listen_and_aio_race,
+    f26_a_message_is_sent_whole_or_not,
+    f27_a_splice_of_reads_and_writes_is_consistent,
+}
+
+/// A stream pair of the local domain.
+fn pair() -> Result<(i32, i32), crate::harness::Stop> {
+    net::pair(SOCK_STREAM).must("socketpair")
+}
+
+fn read(test: &Test, fd: i32, len: usize) -> Result<(Cb, Region), crate::harness::Stop> {
+    let buffer = test.buffer(len.max(1)).part(0, len);
+    let cb = test.request(Op::Read, fd, 0, &buffer);
+    test.submit(Op::Read, cb)?;
+    Ok((cb, buffer))
+}
+
+fn first_byte(buffer: &Region) -> u8 {
+    let mut byte = [0];
+    buffer.read(0, &mut byte);
+    byte[0]
+}
+
+/// A buffer with the pattern of a file from an offset on.
+fn patterned(test: &Test, len: usize, offset: usize) -> Region {
+    let buffer = test.buffer(len);
+    let mut bytes = [0u8; 512];
+    for start in (0..len).step_by(512) {
+        let count = (len - start).min(512);
+        for (index, byte) in bytes[..count].iter_mut().enumerate() {
+            *byte = pattern(offset + start + index);
+        }
+        buffer.write(start, &bytes[..count]);
+    }
+    buffer
+}
+
+fn write(test: &Test, fd: i32, buffer: &Region) -> Result<Cb, crate::harness::Stop> {
+    let cb = test.request(Op::Write, fd, 0, buffer);
+    test.submit(Op::Write, cb)?;
+    Ok(cb)
+}
+
+/// Lets whatever is to happen happen: a request on sockets of its own goes through.
+fn settle(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    for _ in 0..3 {
+        let (cb, _) = read(test, one, 1)?;
+        sys::write(two, b"x").must("write")?;
+        same(test.collect(cb)?, Ok(1), "another request")?;
+    }
+    sys::close(one).must("close")?;
+    sys::close(two).must("close")
+}
+
+fn waits(test: &Test, cb: Cb, what: &str) -> Outcome {
+    settle(test)?;
+    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), what)
+}
+
+/// Reads until so many bytes have come, which are the pattern from its start.
+fn take(fd: i32, len: usize) -> Outcome {
+    let mut bytes = [0u8; 4096];
+    let mut done = 0;
+    while done < len {
+        let wanted = (len - done).min(bytes.len());
+        let count = sys::read(fd, &mut bytes[..wanted]).must("read")?;
+        check!(count > 0, "the end after {done} of {len} bytes");
+        for (index, &byte) in bytes[..count].iter().enumerate() {
+            check!(byte == pattern(done + index), "byte {} is wrong", done + index);
+        }
+        done += count;
+    }
+    Ok(())
+}
+
+fn a_read_gets_what_is_there(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::write(two, b"hello").must("write")?;
+    let (cb, buffer) = read(test, one, 100)?;
+    same(test.collect(cb)?, Ok(5), "a read")?;
+    let mut bytes = [0; 5];
+    buffer.read(0, &mut bytes);
+    same(&bytes, b"hello", "what was read")
+}
+
+fn a_read_waits_for_data(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (cb, buffer) = read(test, one, 100)?;
+    waits(test, cb, "a read without data")?;
+    sys::write(two, b"x").must("write")?;
+    same(test.collect(cb)?, Ok(1), "a read")?;
+    same(first_byte(&buffer), b'x', "what was read")
+}
+
+fn a_read_is_not_larger_than_asked_for(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::write(two, b"hello").must("write")?;
+    for wanted in [2, 2, 1] {
+        let (cb, _) = read(test, one, wanted)?;
+        same(test.collect(cb)?, Ok(wanted as i64), "a read")?;
+    }
+    Ok(())
+}
+
+fn a_read_of_nothing_takes_nothing(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::write(two, b"hello").must("write")?;
+    let (cb, _) = read(test, one, 0)?;
+    same(test.collect(cb)?, Ok(0), "a read of 0 bytes")?;
+    let (cb, _) = read(test, one, 100)?;
+    same(test.collect(cb)?, Ok(5), "a read")
+}
+
+fn the_end_gives_0(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (first, _) = read(test, one, 10)?;
+    let (second, _) = read(test, one, 10)?;
+    sys::close(two).must("close")?;
+    same(test.collect(first)?, Ok(0), "a read that waited")?;
+    same(test.collect(second)?, Ok(0), "another")?;
+    let (third, _) = read(test, one, 10)?;
+    same(test.collect(third)?, Ok(0), "a read after the end")
+}
+
+fn shutdown_ends_reads(test: &Test) -> Outcome {
+    for how in [net::SHUT_RD, net::SHUT_RDWR] {
+        let (one, _two) = pair()?;
+        let (cb, _) = read(test, one, 10)?;
+        net::shutdown(one, how).must("shutdown")?;
+        same(test.collect(cb)?, Ok(0), "a read that waited")?;
+    }
+    Ok(())
+}
+
+fn shutdown_ends_writes(test: &Test) -> Outcome {
+    sys::signal(13, sys::SIG_IGN, 0).must("ignore SIGPIPE")?;
+    let (one, _two) = pair()?;
+    fill_up(one)?;
+    let cb = write(test, one, &test.buffer(100))?;
+    waits(test, cb, "a write without room")?;
+    net::shutdown(one, net::SHUT_WR).must("shutdown")?;
+    same(test.collect(cb)?, Err(EPIPE), "a write that waited")
+}
+
+/// Writes until there is no room.
+fn fill_up(fd: i32) -> Outcome {
+    sys::set_nonblocking(fd).must("fcntl")?;
+    while sys::write(fd, &[0; 512]).is_ok() {}
+    // Blocking again.
+    sys::call(92, [fd as usize, 4, 0, 0, 0, 0]).must("fcntl")?;
+    Ok(())
+}
+
+const LARGE: usize = 1 << 20;
+
+fn a_blocking_write_sends_everything(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let cb = write(test, one, &patterned(test, LARGE, 0))?;
+    take(two, LARGE)?;
+    same(test.collect(cb)?, Ok(LARGE as i64), "a write")
+}
+
+fn a_vectored_blocking_write_sends_everything(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let all = patterned(test, LARGE, 0);
+    // Pieces of odd lengths, some of them empty.
+    let mut pieces = [all.part(0, 0); 64];
+    let mut at = 0;
+    for (index, piece) in pieces.iter_mut().enumerate() {
+        let len = match index {
+            63 => LARGE - at,
+            _ if index % 7 == 3 => 0,
+            _ => (index * 1013) % 30_011,
+        };
+        *piece = all.part(at, len);
+        at += len;
+    }
+    let cb = test.vectored(one, 0, &pieces);
+    test.submit(Op::Writev, cb)?;
+    take(two, LARGE)?;
+    same(test.collect(cb)?, Ok(LARGE as i64), "a write")
+}
+
+fn a_nonblocking_write_may_be_short(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::set_nonblocking(one).must("fcntl")?;
+    let cb = write(test, one, &patterned(test, LARGE, 0))?;
+    let done = match test.collect(cb)? {
+        Ok(done @ 1..) => done as usize,
+        other => return fail(format_args!("a write: {other:?}")),
+    };
+    check!(done < LARGE, "a write larger than the buffer was not short");
+    take(two, done)
+}
+
+fn a_nonblocking_read_waits_all_the_same(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::set_nonblocking(one).must("fcntl")?;
+    let (cb, _) = read(test, one, 10)?;
+    waits(test, cb, "a read without data")?;
+    sys::write(two, b"xyz").must("write")?;
+    same(test.collect(cb)?, Ok(3), "a read")
+}
+
+fn reads_are_served_in_order(test: &Test) -> Outcome {
+    const COUNT: usize = 100;
+    let (one, two) = pair()?;
+    let mut reads = [None; COUNT];
+    for slot in &mut reads {
+        *slot = Some(read(test, one, 8)?);
+    }
+    let bytes = patterned(test, COUNT * 8, 0);
+    let cb = write(test, two, &bytes)?;
+    for (index, (cb, buffer)) in reads.iter().flatten().enumerate() {
+        same(test.collect(*cb)?, Ok(8), "a read")?;
+        holds_pattern(buffer, 8, index * 8)?;
+    }
+    same(test.collect(cb)?, Ok(COUNT as i64 * 8), "the write")
+}
+
+fn writes_are_served_in_order(test: &Test) -> Outcome {
+    const COUNT: usize = 60;
+    const EACH: usize = 10_000;
+    let (one, two) = pair()?;
+    let mut writes = [None; COUNT];
+    for (index, slot) in writes.iter_mut().enumerate() {
+        *slot = Some(write(test, one, &patterned(test, EACH, index * EACH))?);
+    }
+    take(two, COUNT * EACH)?;
+    for cb in writes.iter().flatten() {
+        same(test.collect(*cb)?, Ok(EACH as i64), "a write")?;
+    }
+    Ok(())
+}
+
+fn cancelled(cb: Cb) -> Outcome {
+    same(aio::error(cb.addr()), Ok(ECANCELED.0), "aio_error")?;
+    refused(aio::return_(cb.addr()), ECANCELED, "aio_return")
+}
+
+fn a_parked_request_is_cancelled(test: &Test) -> Outcome {
+    for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET] {
+        let (one, two) = net::pair(kind).must("socketpair")?;
+        for _ in 0..3 {
+            let (cb, _) = read(test, one, 10)?;
+            same(aio::cancel(one, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+            cancelled(cb)?;
+            same(aio::cancel(one, cb.addr()), Ok(AIO_ALLDONE), "aio_cancel again")?;
+        }
+        sys::write(two, b"x").must("write")?;
+        let (cb, _) = read(test, one, 10)?;
+        same(test.collect(cb)?, Ok(1), "a read afterwards")?;
+    }
+    Ok(())
+}
+
+fn one_of_many_is_cancelled(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let mut reads = [None; 30];
+    for slot in &mut reads {
+        *slot = Some(read(test, one, 8)?);
+    }
+    for (index, (cb, _)) in reads.iter().flatten().enumerate() {
+        if index % 3 == 0 {
+            same(aio::cancel(one, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+            cancelled(*cb)?;
+        }
+    }
+    let sender = write(test, two, &patterned(test, 20 * 8, 0))?;
+    let left = reads.iter().flatten().enumerate().filter(|(index, _)| index % 3 != 0);
+    for (at, (_, (cb, buffer))) in left.enumerate() {
+        same(test.collect(*cb)?, Ok(8), "a read")?;
+        holds_pattern(buffer, 8, at * 8)?;
+    }
+    same(test.collect(sender)?, Ok(160), "the write")
+}
+
+fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
+    let ((one, _a), (other, _b)) = (pair()?, pair()?);
+    let mut reads = [None; 200];
+    for (index, slot) in reads.iter_mut().enumerate() {
+        let fd = if index % 2 == 0 { one } else { other };
+        *slot = Some(read(test, fd, 8)?.0);
+    }
+    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
+    for (index, cb) in reads.iter().flatten().enumerate() {
+        if index % 2 == 0 {
+            cancelled(*cb)?;
+        } else {
+            same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "the other descriptor's")?;
+        }
+    }
+    same(aio::cancel(one, 0), Ok(AIO_ALLDONE), "aio_cancel again")?;
+    same(aio::cancel(other, 0), Ok(AIO_CANCELED), "aio_cancel of the other")
+}
+
+fn both_directions_are_cancelled_together(test: &Test) -> Outcome {
+    let (one, _two) = pair()?;
+    fill_up(one)?;
+    let (reader, _) = read(test, one, 8)?;
+    let writer = write(test, one, &test.buffer(100))?;
+    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(reader)?;
+    cancelled(writer)
+}
+
+fn what_waits_behind_a_cancelled_request_goes_on(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (first, _) = read(test, one, 8)?;
+    let (second, _) = read(test, one, 8)?;
+    same(aio::cancel(one, first.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    sys::write(two, b"xy").must("write")?;
+    same(test.collect(second)?, Ok(2), "the second")
+}
+
+fn a_cancelled_write_that_began_is_short(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let cb = write(test, one, &patterned(test, LARGE, 0))?;
+    take(two, 1)?;
+    // It has begun, and cannot be over.
+    same(aio::cancel(one, cb.addr()), Ok(AIO_NOTCANCELED), "aio_cancel")?;
+    let done = match test.collect(cb)? {
+        Ok(done @ 1..) => done as usize,
+        other => return fail(format_args!("the write: {other:?}")),
+    };
+    check!(done < LARGE, "it was not short");
+    net::shutdown(one, net::SHUT_WR).must("shutdown")?;
+    let (mut bytes, mut rest) = ([0u8; 4096], 0);
+    loop {
+        let count = sys::read(two, &mut bytes).must("read")?;
+        if count == 0 {
+            break;
+        }
+        for (index, &byte) in bytes[..count].iter().enumerate() {
+            check!(byte == pattern(1 + rest + index), "byte {} is wrong", 1 + rest + index);
+        }
+        rest += count;
+    }
+    same(1 + rest, done, "bytes that came")
+}
+
+fn messages_keep_their_bounds(test: &Test) -> Outcome {
+    for kind in [SOCK_DGRAM, SOCK_SEQPACKET] {
+        let (one, two) = net::pair(kind).must("socketpair")?;
+        let (first, _) = read(test, one, 100)?;
+        let (second, _) = read(test, one, 3)?;
+        let (third, _) = read(test, one, 100)?;
+        for len in [10, 20, 30] {
+            let cb = write(test, two, &test.buffer(len))?;
+            same(test.collect(cb)?, Ok(len as i64), "a write")?;
+        }
+        same(test.collect(first)?, Ok(10), "the first message")?;
+        same(test.collect(second)?, Ok(3), "a part of the second")?;
+        // A sequenced packet's rest stays; a datagram's does not.
+        let rest = if kind == SOCK_DGRAM { 30 } else { 17 };
+        match test.collect(third)? {
+            Ok(got) if got == rest || got == 30 => {}
+            other => return fail(format_args!("the third read: {other:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// Two ends of which the second is full: how many messages of 1,000 bytes it took.
+fn full(kind: i32) -> Result<(i32, i32, usize), crate::harness::Stop> {
+    let (one, two) = net::pair(kind).must("socketpair")?;
+    for fd in [one, two] {
+        net::set(fd, SOL_SOCKET, net::SO_SNDBUF, 8192).must("SO_SNDBUF")?;
+        net::set(fd, SOL_SOCKET, net::SO_RCVBUF, 8192).must("SO_RCVBUF")?;
+    }
+    sys::set_nonblocking(one).must("fcntl")?;
+    let mut count = 0;
+    while sys::write(one, &[0; 1000]).is_ok() {
+        count += 1;
+    }
+    sys::call(92, [one as usize, 4, 0, 0, 0, 0]).must("fcntl")?;
+    Ok((one, two, count))
+}
+
+/// Reads so many messages of 1,000 bytes.
+fn drain(fd: i32, count: usize) -> Outcome {
+    let mut bytes = [0u8; 8192];
+    for _ in 0..count {
+        same(sys::read(fd, &mut bytes), Ok(1000), "a message")?;
+    }
+    Ok(())
+}
+
+fn a_message_waits_for_room(test: &Test) -> Outcome {
+    let (one, two, count) = full(SOCK_SEQPACKET)?;
+    let cb = write(test, one, &patterned(test, 6000, 0))?;
+    waits(test, cb, "a message without room")?;
+    drain(two, count)?;
+    same(test.collect(cb)?, Ok(6000), "the message")?;
+    same(sys::read(two, &mut [0u8; 8192]), Ok(6000), "the message")
+}
+
+fn a_small_message_behind_a_large_one_goes_when_that_is_cancelled(test: &Test) -> Outcome {
+    let (one, two, count) = full(SOCK_SEQPACKET)?;
+    let large = write(test, one, &patterned(test, 6000, 0))?;
+    let small = write(test, one, &patterned(test, 100, 0))?;
+    waits(test, small, "a message behind another")?;
+    same(aio::cancel(one, large.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(large)?;
+    drain(two, count)?;
+    same(test.collect(small)?, Ok(100), "the small one")?;
+    same(sys::read(two, &mut [0u8; 8192]), Ok(100), "the small message")
+}
+
+fn both_ways(test: &Test, one: i32, two: i32) -> Outcome {
+    const EACH: usize = 300_000;
+    for (from, to) in [(one, two), (two, one)] {
+        let writer = write(test, from, &patterned(test, EACH, 0))?;
+        let mut done = 0;
+        while done < EACH {
+            let (cb, buffer) = read(test, to, 65_536)?;
+            let count = match test.collect(cb)? {
+                Ok(count @ 1..) => count as usize,
+                other => return fail(format_args!("a read after {done} bytes: {other:?}")),
+            };
+            holds_pattern(&buffer, count, done)?;
+            done += count;
+        }
+        same(test.collect(writer)?, Ok(EACH as i64), "the write")?;
+    }
+    sys::close(one).must("close")?;
+    let (cb, _) = read(test, two, 10)?;
+    same(test.collect(cb)?, Ok(0), "the end")
+}
+
+fn tcp_moves_both_ways(test: &Test) -> Outcome {
+    let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    both_ways(test, one, two)
+}
+
+fn sctp_is_read_and_written(test: &Test) -> Outcome {
+    let (one, two) = match net::connected(SOCK_STREAM, net::IPPROTO_SCTP) {
+        Err(EPROTONOSUPPORT) => return skip(format_args!("no SCTP")),
+        other => other.must("a connection")?,
+    };
+    // One association, messages small enough not to be cut.
+    for len in [1, 100, 1000] {
+        let (reader, buffer) = read(test, two, 4096)?;
+        let writer = write(test, one, &patterned(test, len, 0))?;
+        same(test.collect(writer)?, Ok(len as i64), "a write")?;
+        same(test.collect(reader)?, Ok(len as i64), "a read")?;
+        holds_pattern(&buffer, len, 0)?;
+    }
+    let (reader, _) = read(test, two, 10)?;
+    same(aio::cancel(two, reader.addr()), Ok(AIO_CANCELED), "aio_cancel")
+}
+
+fn udp_is_read_and_written(test: &Test) -> Outcome {
+    let (one, two) = net::udp_pair().must("two sockets")?;
+    for len in [1, 100, 8000] {
+        let (reader, buffer) = read(test, two, 9000)?;
+        let writer = write(test, one, &patterned(test, len, 0))?;
+        same(test.collect(writer)?, Ok(len as i64), "a write")?;
+        same(test.collect(reader)?, Ok(len as i64), "a read")?;
+        holds_pattern(&buffer, len, 0)?;
+    }
+    Ok(())
+}
+
+fn a_reset_ends_requests(test: &Test) -> Outcome {
+    sys::signal(13, sys::SIG_IGN, 0).must("ignore SIGPIPE")?;
+    let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    let (reader, _) = read(test, one, 10)?;
+    fill_up(one)?;
+    let writer = write(test, one, &test.buffer(LARGE))?;
+    net::reset_on_close(two).must("SO_LINGER")?;
+    sys::close(two).must("close")?;
+    // Whichever comes first is told the error; the other finds the end.
+    let reads = test.collect(reader)?;
+    let writes = test.collect(writer)?;
+    check!(matches!(reads, Ok(0) | Err(ECONNRESET)), "the read: {reads:?}");
+    check!(matches!(writes, Err(EPIPE | ECONNRESET)), "the write: {writes:?}");
+    check!(reads == Err(ECONNRESET) || writes == Err(ECONNRESET), "nobody was told of the reset");
+    Ok(())
+}
+
+fn a_broken_connection_signals(test: &Test) -> Outcome {
+    sys::count_signals(13, sys::SA_RESTART).must("sigaction")?;
+    let (one, two) = pair()?;
+    sys::close(two).must("close")?;
+    let cb = write(test, one, &test.buffer(10))?;
+    same(test.collect(cb)?, Err(EPIPE), "a write")?;
+    same(sys::signals(), 1, "SIGPIPE")
+}
+
+fn a_broken_connection_without_sigpipe(test: &Test) -> Outcome {
+    sys::count_signals(13, sys::SA_RESTART).must("sigaction")?;
+    let (one, two) = pair()?;
+    net::set(one, SOL_SOCKET, net::SO_NOSIGPIPE, 1).must("SO_NOSIGPIPE")?;
+    sys::close(two).must("close")?;
+    let cb = write(test, one, &test.buffer(10))?;
+    same(test.collect(cb)?, Err(EPIPE), "a write")?;
+    same(sys::signals(), 0, "SIGPIPE")
+}
+
+fn close_leaves_requests(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (cb, buffer) = read(test, one, 10)?;
+    sys::close(one).must("close")?;
+    waits(test, cb, "a read of a closed descriptor")?;
+    sys::write(two, b"late").must("write")?;
+    same(test.collect(cb)?, Ok(4), "a read")?;
+    let mut bytes = [0; 4];
+    buffer.read(0, &mut bytes);
+    same(&bytes, b"late", "what was read")
+}
+
+fn a_listening_socket_is_einval(test: &Test) -> Outcome {
+    let (fd, _) = net::listener(SOCK_STREAM, 0, 5).must("a listener")?;
+    for op in [Op::Read, Op::Write, Op::Readv, Op::Writev] {
+        let cb = test.request(op, fd, 0, &test.buffer(10));
+        refused(op.submit(cb.addr()), EINVAL, "a request")?;
+        same(aio::error(cb.addr()), Ok(EINVAL.0), "aio_error")?;
+    }
+    let (one, two) = pair()?;
+    sys::write(two, b"x").must("write")?;
+    let (cb, _) = read(test, one, 10)?;
+    same(test.collect(cb)?, Ok(1), "a request on another socket")
+}
+
+/// A TCP socket that has a request, as it is bound but not connected.
+fn bound_with_a_read(test: &Test) -> Result<(i32, Cb), crate::harness::Stop> {
+    let fd = net::socket(net::AF_INET, SOCK_STREAM, 0).must("socket")?;
+    net::bind(fd, &net::Inet::loopback(0)).must("bind")?;
+    let (cb, _) = read(test, fd, 10)?;
+    Ok((fd, cb))
+}
+
+fn listen_is_einval_while_a_request_waits(test: &Test) -> Outcome {
+    let (fd, _) = bound_with_a_read(test)?;
+    refused(net::listen(fd, 5), EINVAL, "listen")
+}
+
+fn listen_is_fine_after_a_cancel(test: &Test) -> Outcome {
+    let (fd, cb) = bound_with_a_read(test)?;
+    same(aio::cancel(fd, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(cb)?;
+    same(net::listen(fd, 5), Ok(()), "listen")
+}
+
+fn listen_is_fine_after_a_read(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    sys::write(two, b"x").must("write")?;
+    let (cb, _) = read(test, one, 10)?;
+    same(test.collect(cb)?, Ok(1), "a read")?;
+    let fd = net::socket(net::AF_INET, SOCK_STREAM, 0).must("socket")?;
+    net::bind(fd, &net::Inet::loopback(0)).must("bind")?;
+    same(net::listen(fd, 5), Ok(()), "listen")
+}
+
+fn low_water_is_waited_for(test: &Test) -> Outcome {
+    let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    net::set(one, SOL_SOCKET, net::SO_RCVLOWAT, 100).must("SO_RCVLOWAT")?;
+    let (cb, _) = read(test, one, 1000)?;
+    sys::write(two, &[1; 60]).must("write")?;
+    waits(test, cb, "a read below the mark")?;
+    sys::write(two, &[2; 60]).must("write")?;
+    same(test.collect(cb)?, Ok(120), "a read above the mark")
+}
+
+fn vectored_both_ways(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let all = patterned(test, 3000, 0);
+    let writer = test.vectored(two, 0, &[all.part(0, 1), all.part(1, 1999), all.part(2000, 1000)]);
+    let to = test.buffer(3000);
+    let reader = test.vectored(one, 0, &[to.part(0, 1500), to.part(1500, 0), to.part(1500, 1500)]);
+    test.submit(Op::Readv, reader)?;
+    test.submit(Op::Writev, writer)?;
+    same(test.collect(writer)?, Ok(3000), "aio_writev")?;
+    same(test.collect(reader)?, Ok(3000), "aio_readv")?;
+    holds_pattern(&to, 3000, 0)
+}
+
+fn a_list_of_sockets(test: &Test) -> Outcome {
+    const COUNT: usize = 40;
+    let (one, two) = pair()?;
+    let list = test.buffer(COUNT * 8);
+    let mut blocks = [None; COUNT];
+    for (index, slot) in blocks.iter_mut().enumerate() {
+        // Reads first, then the writes that let them end.
+        let reads = index < COUNT / 2;
+        let op = if reads { Op::Read } else { Op::Write };
+        let cb = test.request(op, if reads { one } else { two }, 0, &test.buffer(16));
+        let mut block = cb.get();
+        block.opcode = if reads { 2 } else { 1 };
+        cb.set(block);
+        list.set_word(index * 8, cb.addr() as u64);
+        *slot = Some(cb);
+    }
+    // LIO_WAIT.
+    same(aio::listio(1, list.addr(), COUNT as i32, 0), Ok(()), "lio_listio")?;
+    for cb in blocks.iter().flatten() {
+        same(aio::error(cb.addr()), Ok(0), "aio_error")?;
+        same(aio::return_(cb.addr()), Ok(16), "aio_return")?;
+    }
+    Ok(())
+}
+
+fn two_processes_share_a_socket(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (go, ready) = sys::pipe().must("pipe")?;
+    let (first, _) = read(test, one, 1)?;
+    let pid = test.child(|test| {
+        let Ok((cb, buffer)) = read(test, one, 1) else { return 1 };
+        if sys::write(ready, b"x").is_err() {
+            return 2;
+        }
+        match test.collect(cb) {
+            Ok(Ok(1)) if first_byte(&buffer) == b'b' => 0,
+            _ => 3,
+        }
+    })?;
+    let mut byte = [0];
+    same(sys::read(go, &mut byte), Ok(1), "the child's word")?;
+    sys::write(two, b"ab").must("write")?;
+    same(test.collect(first)?, Ok(1), "our read, the first")?;
+    test.child_ended(pid, "the child's read, the second", sys::Ended::Exit(0))
+}
+
+fn a_processs_end_leaves_the_others_requests(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let (first, _) = read(test, one, 1)?;
+    for _ in 0..3 {
+        test.in_child("a child with requests", |test| {
+            for _ in 0..100 {
+                if read(test, one, 1).is_err() {
+                    return 1;
+                }
+            }
+            0
+        })?;
+    }
+    let (second, _) = read(test, one, 1)?;
+    sys::write(two, b"ab").must("write")?;
+    same(test.collect(first)?, Ok(1), "the first")?;
+    same(test.collect(second)?, Ok(1), "the last")
+}
+
+fn memory_that_is_gone_is_efault(test: &Test) -> Outcome {
+    use guest::errno::EFAULT;
+    let (one, two) = pair()?;
+    let gone = Region::map(8192).must("mmap")?;
+    let cb = test.request(Op::Read, one, 0, &gone);
+    test.submit(Op::Read, cb)?;
+    gone.unmap().must("munmap")?;
+    sys::write(two, b"hello").must("write")?;
+    same(test.collect(cb)?, Err(EFAULT), "a read")
+}
+
+fn a_blocking_reader_beside_does_no_harm(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let pid = match sys::fork().must("fork")? {
+        Fork::Child => {
+            let mut byte = [0];
+            while sys::read(one, &mut byte) == Ok(1) {}
+            sys::exit(0)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    for _ in 0..50 {
+        let (cb, _) = read(test, one, 1)?;
+        // The other may be first, any number of times.
+        while aio::error(cb.addr()) == Ok(EINPROGRESS.0) {
+            sys::write(two, b"a").must("write")?;
+            sys::sched_yield();
+        }
+        same(test.collect(cb)?, Ok(1), "a read")?;
+    }
+    net::shutdown(two, net::SHUT_WR).must("shutdown")?;
+    test.child_ended(pid, "the blocking reader", sys::Ended::Exit(0))
+}
+
+fn reaping_and_submitting_in_turn_loses_nothing(test: &Test) -> Outcome {
+    let (one, two) = pair()?;
+    let buffer = test.buffer(16).part(0, 1);
+    let cb = test.block();
+    for _ in 0..2000 {
+        test.prepare(cb, Op::Read, one, 0, &buffer);
+        test.submit(Op::Read, cb)?;
+        sys::write(two, b"x").must("write")?;
+        same(test.collect(cb)?, Ok(1), "a read")?;
+    }
+    Ok(())
+}
+
+fn f23_two_reads_one_byte_cancel_both(test: &Test) -> Outcome {
+    for _ in 0..50 {
+        let (one, two) = pair()?;
+        let (first, _) = read(test, one, 10)?;
+        let (second, _) = read(test, one, 10)?;
+        sys::write(two, b"x").must("write")?;
+        same(test.collect(first)?, Ok(1), "the first")?;
+        same(aio::cancel(one, first.addr()), Ok(AIO_ALLDONE), "aio_cancel of the first")?;
+        same(aio::cancel(one, second.addr()), Ok(AIO_CANCELED), "aio_cancel of the second")?;
+        cancelled(second)?;
+        sys::close(one).must("close")?;
+        sys::close(two).must("close")?;
+    }
+    Ok(())
+}
+
+fn f24_a_large_write_is_complete(test: &Test) -> Outcome {
+    for size in [1, 2047, 2048, 8191, 8192, 8193, 65_537, 262_143] {
+        let (one, two) = pair()?;
+        net::set(one, SOL_SOCKET, net::SO_SNDBUF, 4096).must("SO_SNDBUF")?;
+        net::set(two, SOL_SOCKET, net::SO_RCVBUF, 4096).must("SO_RCVBUF")?;
+        let all = patterned(test, size, 0);
+        let cb =
+            test.vectored(one, 0, &[all.part(0, size / 3), all.part(size / 3, size - size / 3)]);
+        test.submit(Op::Writev, cb)?;
+        take(two, size)?;
+        same(test.collect(cb)?, Ok(size as i64), "a write")?;
+        sys::close(one).must("close")?;
+        sys::close(two).must("close")?;
+    }
+    Ok(())
+}
+
+fn f25_listen_and_aio_race(test: &Test) -> Outcome {
+    for round in 0..100 {
+        let fd = net::socket(net::AF_INET, SOCK_STREAM, 0).must("socket")?;
+        net::bind(fd, &net::Inet::loopback(0)).must("bind")?;
+        let pid = match sys::fork().must("fork")? {
+            Fork::Child => {
+                let listened = net::listen(fd, 5);
+                sys::exit(i32::from(!matches!(listened, Ok(()) | Err(EINVAL | EAGAIN))))
+            }
+            Fork::Parent(pid) => pid,
+        };
+        let op = if round % 2 == 0 { Op::Read } else { Op::Write };
+        // Dropped by a failed write, as a socket without a peer does: no signal wanted.
+        net::set(fd, SOL_SOCKET, net::SO_NOSIGPIPE, 1).must("SO_NOSIGPIPE")?;
+        let cb = test.block();
+        cb.set(aio::request(fd, 0, test.buffer(10).addr(), 10));
+        match op.submit(cb.addr()) {
+            Ok(()) => {
+                let _ = aio::cancel(fd, cb.addr()).must("aio_cancel")?;
+                let _ = test.collect(cb)?;
+            }
+            Err(EINVAL) => {}
+            Err(error) => return fail(format_args!("a request: {error}")),
+        }
+        test.child_ended(pid, "listen", sys::Ended::Exit(0))?;
+        sys::close(fd).must("close")?;
+    }
+    Ok(())
+}
+
+fn f26_a_message_is_sent_whole_or_not(test: &Test) -> Outcome {
+    const COUNT: usize = 60;
+    let (one, two) = net::pair(SOCK_SEQPACKET).must("socketpair")?;
+    let mut writes = [None; COUNT];
+    for (index, slot) in writes.iter_mut().enumerate() {
+        *slot = Some(write(test, one, &patterned(test, 1 + index * 67, 0))?);
+    }
+    let mut bytes = [0u8; 8192];
+    for index in 0..COUNT {
+        same(sys::read(two, &mut bytes), Ok(1 + index * 67), "a message")?;
+    }
+    for (index, cb) in writes.iter().flatten().enumerate() {
+        same(test.collect(*cb)?, Ok(1 + index as i64 * 67), "a write")?;
+    }
+    Ok(())
+}
+
+fn f27_a_splice_of_reads_and_writes_is_consistent(test: &Test) -> Outcome {
+    const TOTAL: usize = 400_000;
+    let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    let writer = write(test, two, &patterned(test, TOTAL, 0))?;
+    let mut done = 0;
+    let mut bytes = [0u8; 3000];
+    while done < TOTAL {
+        // By turns asynchronous and not.
+        let (cb, buffer) = read(test, one, 5000)?;
+        let count = match test.collect(cb)? {
+            Ok(count @ 1..) => count as usize,
+            other => return fail(format_args!("a read after {done} bytes: {other:?}")),
+        };
+        holds_pattern(&buffer, count, done)?;
+        done += count;
+        if done < TOTAL {
+            let wanted = (TOTAL - done).min(bytes.len());
+            let count = sys::read(one, &mut bytes[..wanted]).must("read")?;
+            for (index, &byte) in bytes[..count].iter().enumerate() {
+                check!(byte == pattern(done + index), "byte {} is wrong", done + index);
+            }
+            done += count;
+        }
+    }
+    same(test.collect(writer)?, Ok(TOTAL as i64), "the write")
+}
