@@ -9,7 +9,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::{image_params, knlist, proc_, socket, thread};
+use crate::{bio, image_params, knlist, proc_, socket, thread};
 
 /// The layout of [`Ops`].
 pub const VERSION: u32 = 2;
@@ -57,6 +57,9 @@ pub type WorkerFn = unsafe extern "C" fn(*mut c_void, *mut c_void);
 /// turn it is now.
 pub type TaskFn = unsafe extern "C" fn(*mut c_void, *mut socket, c_int) -> c_int;
 
+/// Learns that a bio of ours is done.
+pub type BioFn = unsafe extern "C" fn(*mut c_void, *mut bio);
+
 /// The engine's side of every entry.
 #[repr(C)]
 pub struct Ops {
@@ -73,6 +76,7 @@ pub struct Ops {
     pub process_exec: ProcessFn,
     pub worker: WorkerFn,
     pub socket_task: TaskFn,
+    pub bio_done: BioFn,
 }
 
 /// What a knote of ours (EVFILT_AIO, EVFILT_LIO) watches: one request or list, or several that are
@@ -141,4 +145,7 @@ unsafe extern "C" {
 
     /// The entry of a kernel process that is to run [`Ops::worker`] with `arg`.
     pub fn aio_rs_gate_worker(arg: *mut c_void);
+
+    /// The done routine of a bio that is to end in [`Ops::bio_done`].
+    pub fn aio_rs_gate_bio_done(bp: *mut bio);
 }

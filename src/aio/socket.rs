@@ -321,7 +321,7 @@ fn try_request(worker: &Worker, lane: &Queue, request: &mut Request, more: bool)
     let (buffer, sends) = match action {
         Action::Read { buffer, .. } => (buffer, false),
         Action::Write { buffer, .. } => (buffer, true),
-        Action::Sync { .. } | Action::Lock { .. } => panic!("it neither reads nor writes"),
+        _ => panic!("a request on a socket neither reads nor writes"),
     };
     let td = worker.thread();
     let before = td.usage();

@@ -38,6 +38,7 @@ fn load(td: Curthread) -> Result<(), Errno> {
             process_exec: events::process_leaves,
             worker: events::worker,
             socket_task: events::socket_task,
+            bio_done: events::bio_done,
         },
         engine: Engine::new(td)?,
     });

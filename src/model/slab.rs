@@ -169,6 +169,20 @@ impl<T> Slab<T> {
         Ok(id)
     }
 
+    /// Stores `value`, for which [`Slab::lacks`] said that there is room.
+    #[inline]
+    pub fn put(&mut self, value: T) -> Id {
+        let id = self.free;
+        assert!(id != NONE, "an entry without room");
+        let entry = self.entry_mut(id);
+        // A free entry owns nothing.
+        let Entry::Free(next) = *entry else { panic!("entry {id} is free and used") };
+        core::mem::forget(core::mem::replace(entry, Entry::Used(value)));
+        self.free = next;
+        self.len += 1;
+        id
+    }
+
     /// Drops an entry.
     pub fn discard(&mut self, id: Id) {
         let free = self.free;

@@ -500,7 +500,24 @@ impl<P, N, T> Table<P, N, T> {
         self.glance.set_count(count);
     }
 
-    /// Makes an entry that is in no list.
+    /// Accepts a request that no worker performs and that runs from now on; no sync. Whoever
+    /// performs it has the payload, and ends it by [`Table::finish`]. Room and memory as in
+    /// [`Table::submit`].
+    pub fn submit_running(
+        &mut self,
+        submission: Submission,
+        notice: Option<N>,
+        group: Option<Id>,
+    ) -> (Id, Vec<Id>) {
+        assert!(!submission.syncs, "a sync runs before what it waits for");
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Active, None, notice, group);
+        self.active.push(&mut self.jobs, id);
+        (id, garbage)
+    }
+
+    /// Makes an entry that is in no list. Not inline: an entry is large, and the caller's frame stays.
+    #[inline(never)]
     fn add(
         &mut self,
         submission: Submission,
@@ -537,7 +554,7 @@ impl<P, N, T> Table<P, N, T> {
             group.members += 1;
             group.unfinished += 1;
         }
-        let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
+        let id = self.jobs.put(job);
         let garbage = self.hash.insert(&mut self.jobs, id);
         self.set_count(self.count + 1);
         (id, garbage)
@@ -599,7 +616,7 @@ impl<P, N, T> Table<P, N, T> {
     /// [`Table::leave_group`].
     pub fn open_group(&mut self, notice: Option<N>) -> Id {
         let group = Group { members: 0, called: true, unfinished: 1, waiter: NONE, notice };
-        let Ok(id) = self.groups.insert(group) else { panic!("a list without room") };
+        let id = self.groups.put(group);
         id
     }
 

@@ -97,7 +97,7 @@ impl Line {
         block.sigevent = Sigevent {
             notify: SIGEV_KEVENT,
             signo: self.kq,
-            value: self.number as u64,
+            value: self.number as usize,
             ..Sigevent::default()
         };
         self.cb.set(block);
