@@ -102,7 +102,7 @@ impl Line {
         block.sigevent = Sigevent {
             notify: SIGEV_KEVENT,
             signo: self.kq,
-            value: self.number as u64,
+            value: self.number,
             ..Sigevent::default()
         };
         self.cb.set(block);

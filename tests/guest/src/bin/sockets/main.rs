@@ -21,7 +21,7 @@ fn run(args: Args) -> i32 {
         all().for_each(|case| guest::println!("{}", case.name));
         return 0;
     }
-    let mut runner = match Runner::new() {
+    let mut runner = match Runner::new(false) {
         Ok(runner) => runner,
         Err(error) => {
             guest::println!("sockets: cannot start: {error}");
