@@ -7,6 +7,8 @@
 #   VM=1              run in a test machine instead of the host kernel
 #   TREE=<dir>        what `make run` copies
 #   FREEBSD_VM=<dir>  where the test machine is (default ~/.cache/aio-rs/vm)
+#   PROFILE=1         bench: where the instructions go, instead of how many
+#   ARGS=<options>    for the VM driver (vm --help)
 
 all: deps
 	@kmod/build.sh modules
@@ -32,13 +34,17 @@ test: deps
 
 # The base system's suite and ours, built-in beside aio_rs, case by case.
 vm-test: deps
-	@tests/vm.sh vm-test
+	@tests/vm.sh vm-test $(ARGS)
+
+# What calls cost on both engines: instructions, and time.  Figures, no verdict.
+bench: deps
+	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
 
 # A console with the module on board.
 vm-shell: deps
-	@tests/vm.sh shell
+	@tests/vm.sh shell $(ARGS)
 
 clean:
 	rm -rf build target
 
-.PHONY: all deps programs check run test vm-test vm-shell clean
+.PHONY: all deps programs check run test vm-test bench vm-shell clean

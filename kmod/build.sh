@@ -8,6 +8,7 @@
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
 #   kmod/build.sh programs  build the guest programs
 #   kmod/build.sh hostkern  build build/<target>/hostkern, which loads them on Linux
+#   kmod/build.sh hostkern-test  test it, against modules and programs that are built
 #   kmod/build.sh test-modules  build the modules of tests/kmod
 #   kmod/build.sh lint      lint the kernel half
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
@@ -220,11 +221,16 @@ check() {
 	    --stack-chain 3072 --report "$out/kocheck.txt" "$@" >/dev/null
 }
 
-# The programs that run in a guest: static, without libc, for any FreeBSD on amd64.
+# The programs that run in a guest: static, without libc, for any FreeBSD on amd64, in 64 bits and
+# in 32.
 programs() {
 	cd "$top"
 	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
 	    --config tests/guest/freebsd.toml
+	# Of the others it is no matter how wide they are.
+	RUSTC_BOOTSTRAP=1 host_cargo build --quiet --locked --release -p guest \
+	    --config tests/guest/freebsd32.toml --bin aio_demo \
+	    --bin conformance --bin deliver --bin fuzz --bin stress
 }
 
 # The host kernel, for the same headers as the modules.
@@ -232,9 +238,21 @@ hostkern() {
 	headers
 	set_flags
 	cd "$top"
-	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --release -p hostkern
+	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --locked --release -p hostkern
 	mkdir -p "$out"
 	cp "$top/target/hostkern-$target/release/hostkern" "$out/hostkern"
+}
+
+# Tests that the host kernel finds what it is there to find.
+hostkern_test() {
+	headers
+	set_flags
+	cd "$top"
+	export CC LD
+	HOSTKERN_MODULES=$out HOSTKERN_VERSION=$osversion \
+	    HOSTKERN_PROGRAMS=$top/target/x86_64-unknown-none/release \
+	    CARGO_TARGET_DIR=$top/target/hostkern-$target \
+	    $CARGO test --locked --release -p hostkern -- --nocapture
 }
 
 # Modules that only tests load: one C file each.
@@ -257,6 +275,7 @@ lint() {
 	export CC AR
 	CARGO_TARGET_DIR=$top/target/lint $CARGO clippy --quiet --locked -p aio_rs -p aio_rs_gate -p sys-bindings \
 	    --features aio_rs/kernel -- -D warnings
+	CARGO_TARGET_DIR=$top/target/lint $CARGO clippy --quiet --locked -p hostkern --all-targets -- -D warnings
 }
 
 modules() {
@@ -280,6 +299,7 @@ headers) headers ;;
 modules) modules ;;
 programs) programs ;;
 hostkern) hostkern ;;
+hostkern-test) hostkern_test ;;
 test-modules) test_modules ;;
 host) shift; cd "$top"; host_cargo "$@" ;;
 lint) lint ;;

@@ -4,8 +4,8 @@
 use core::ffi::{c_int, c_void};
 
 use crate::raw::{
-    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, sockbuf, socket, thread, ucred,
-    uio, vnode,
+    counter_u64_t, file, iovec, malloc_type, off_t, proc_, sbintime_t, sockbuf, socket, thread,
+    ucred, uio, vnode,
 };
 
 unsafe extern "C" {

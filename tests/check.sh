@@ -10,7 +10,7 @@ build=kmod/build.sh
 $build host fmt --all --check
 # The kernel half is linted for this machine: the same code, with a prebuilt core.
 $build lint
-$build host clippy --quiet --locked -p kocheck -p vm --all-targets -- -D warnings
+$build host clippy --quiet --locked -p kocheck -p vm -p aio_rs_profile --all-targets -- -D warnings
 $build host test --quiet --locked --lib -p aio_rs
 $build host test --quiet --locked -p kocheck -p vm
 $build host test --quiet --locked --lib -p guest

@@ -43,7 +43,11 @@ attempt() {
 cargo_tests() {
 	name=$1
 	shift
-	kmod/build.sh host test --locked "$@" -- --nocapture >build/attempt.log 2>&1
+	if [ "$1" = hostkern ]; then
+		FREEBSD=14 SYSDIR= kmod/build.sh hostkern-test >build/attempt.log 2>&1
+	else
+		kmod/build.sh host test --locked "$@" -- --nocapture >build/attempt.log 2>&1
+	fi
 	status=$?
 	cat build/attempt.log >>"$log"
 	counts=$(awk '/^test result:/ { p += $4; f += $6; i += $8 }
@@ -84,6 +88,76 @@ attempt "modules for FreeBSD 14 from packaged headers" env FREEBSD=14 SYSDIR= km
 attempt "modules for FreeBSD 15 from packaged headers" env FREEBSD=15 SYSDIR= kmod/build.sh modules
 attempt "two builds from two directories are identical" reproducible
 attempt "guest programs" kmod/build.sh programs
+
+# The host kernel's seeds: how many, from which on.
+seeds=${SEEDS:-1000} first=${FIRST_SEED:-1}
+
+# Cases that cannot hold in the host kernel, as sed's expressions, with the reason.
+not_here= not_here_away=
+not_here() {
+	not_here="$not_here; s/^FAIL \($1\):.*/SKIPPED \1: $2/p"
+	not_here_away="$not_here_away; /^FAIL $1:/d"
+}
+not_here data_the_file_size_limit_is_not_the_submitters "our engine takes the submitter's limit"
+not_here lio_an_unknown_operation_is_einval_for_its_entry "opcode 8 is LIO_FOFFSET from 14.1 on"
+not_here kevent_a_kqueue_in_a_kqueue_is_ready "a kqueue in a kqueue is not emulated"
+not_here kevent_another_process_with_the_same_descriptors_gets_the_event "rfork(2) is not emulated"
+
+# conformance: every case of the guest's program, in the host kernel, under a schedule that is
+# chosen by a seed.
+conformance() {
+	work=$(mktemp -d)
+	(cd "$work" && "$top/$hk/hostkern" run --seed "$1" --spurious 2000 --modules "$top/$hk" -- \
+	    "$top/$programs/conformance") >build/attempt.log 2>&1
+	status=$?
+	rm -rf "$work"
+	cat build/attempt.log >>"$log"
+	p=$(grep -c '^ok ' build/attempt.log)
+	# A case that our engine had no part in, or that needs a call the host kernel lacks, tells
+	# nothing; nor does one that is only for another kernel version, or says what no longer is so.
+	sed -n "s/^FAIL \(.*ENOSYS.*served=0 .*\)/SKIPPED \1/p; s/^skip /SKIPPED /p; $not_here" \
+	    build/attempt.log >build/attempt.skipped
+	f=$(sed "/^FAIL .*ENOSYS.*served=0 /d; $not_here_away" build/attempt.log | grep -c '^FAIL ')
+	s=$(wc -l <build/attempt.skipped)
+	grep -q '^hostkern: seed=' build/attempt.log || f=$((f + 1))
+	! grep -q '^hostkern: LEFT OVER' build/attempt.log || f=$((f + 1))
+	[ "$status" -le 1 ] || f=$((f + 1))
+	[ "$p" -gt 0 ] || f=$((f + 1))
+	echo "conformance cases, seed $1: $p passed, $f failed, $((s)) skipped"
+	cat build/attempt.skipped
+	[ "$f" = 0 ] || { grep '^FAIL ' build/attempt.log; grep '^hostkern' build/attempt.log | tail -25; }
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# scenario NAME PROGRAM ARGS...: many processes and threads at once, once for each seed.
+scenario() {
+	name=$1
+	shift
+	if "$hk/hostkern" seeds --first "$first" --count "$seeds" --jobs "$(getconf _NPROCESSORS_ONLN)" \
+	    --spurious 3000 --recheck 50 --modules "$hk" -- "$@" >build/attempt.log; then
+		pass "$name"
+	else
+		fail "$name"
+	fi
+	cat build/attempt.log
+	cat build/attempt.log >>"$log"
+}
+
+echo "== host kernel"
+if [ "$(uname -s)" != Linux ]; then
+	skip "the host kernel runs on Linux"
+elif ! FREEBSD=14 SYSDIR= kmod/build.sh modules >>"$log" 2>&1 ||
+    ! FREEBSD=14 SYSDIR= kmod/build.sh hostkern >build/attempt.log 2>&1; then
+	fail "the host kernel"
+	tail -25 build/attempt.log
+else
+	hk=build/$(FREEBSD=14 SYSDIR= kmod/build.sh version)
+	cargo_tests "host kernel" hostkern
+	conformance 1
+	conformance 2
+	scenario "$seeds seeds of processes that submit, wait, cancel, fork, exec, exit and are killed" \
+	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
+fi
 
 echo "== real kernels"
 if [ "$(uname -s)" = FreeBSD ]; then

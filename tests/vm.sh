@@ -16,6 +16,15 @@ kmod/build.sh programs
 build_driver
 command=$1
 shift
-set -- "$command" --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" "$@"
-[ "$command" != vm-test ] || set -- "$@" --junit build/vm/junit.xml
-exec target/release/vm "$@"
+set -- --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" "$@"
+case $command in
+vm-test) set -- --junit build/vm/junit.xml "$@" ;;
+bench)
+	if [ -n "${PROFILE:-}" ]; then
+		kmod/build.sh host build --quiet --locked --release -p aio_rs_profile
+		set -- --profile target/release/libaio_rs_profile.so "$@"
+	else
+		set -- --json build/vm/bench.json "$@"
+	fi ;;
+esac
+exec target/release/vm "$command" "$@"

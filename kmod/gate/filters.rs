@@ -22,9 +22,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 use sys_bindings as sys;
-use sys_bindings::gate::{
-    NOTE_ATTACHED, NOTE_BUSY, NOTE_FOREIGN, NOTE_JOINED, NOTE_MARK, Note,
-};
+use sys_bindings::gate::{NOTE_ATTACHED, NOTE_BUSY, NOTE_FOREIGN, NOTE_JOINED, NOTE_MARK, Note};
 
 /// Which of the two filters.
 #[derive(Clone, Copy)]
@@ -98,8 +96,7 @@ static OURS: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 static ORIGINAL: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// The built-in's filters, found once.
-static BUILTIN: [AtomicPtr<sys::filterops>; 2] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; 2];
+static BUILTIN: [AtomicPtr<sys::filterops>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 struct Filter(sys::filterops);
 
@@ -219,8 +216,7 @@ unsafe extern "C" fn touch(kn: *mut sys::knote, kev: *mut sys::kevent, what: c_u
             }
             return;
         }
-        let is_ours =
-            (*kn).kn_fop == Kind::Aio.ours() || (*kn).kn_fop == Kind::Lio.ours();
+        let is_ours = (*kn).kn_fop == Kind::Aio.ours() || (*kn).kn_fop == Kind::Lio.ours();
         // Registration. Without EV_FLAG1 it is the user's own, who may change flags and udata only.
         if u32::from((*kev).flags) & sys::EV_FLAG1 == 0 || (*kev).fflags != NOTE_MARK {
             if !is_ours {

@@ -321,9 +321,10 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
     // After a detach that could not be undone the kernel's own functions are back already.
     let passive = OPS.load(SeqCst).is_null();
     let stacked = places().find(|place| {
-        place.word().map(|word| word.load(SeqCst)).is_some_and(|now| {
-            now != place.ours() && !(passive && now == place.expected())
-        })
+        place
+            .word()
+            .map(|word| word.load(SeqCst))
+            .is_some_and(|now| now != place.ours() && !(passive && now == place.expected()))
     });
     let result = if let Some(place) = stacked {
         place.complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n");

@@ -154,6 +154,7 @@ impl Engine {
     }
 
     /// Checks one entry and makes a request of it.
+    #[inline(never)]
     fn entry(
         &self,
         td: Curthread,
@@ -161,14 +162,14 @@ impl Engine {
         user: UserAiocb,
         more: usize,
     ) -> Result<Entry, Errno> {
-        let Some(checked) = self.check(td, Some(process), user, Wanted::Listed, more)? else {
-            return Ok(Entry::Nothing);
-        };
+        let mut slot = None;
+        self.check(td, Some(process), user, Wanted::Listed, more, &mut slot)?;
+        let Some(checked) = slot else { return Ok(Entry::Nothing) };
         if let Some(what) = checked.unserved() {
             self.unserved(td, process, what)?;
             return Ok(Entry::Pass);
         }
-        let prepared = self.make(td, process, checked)?;
+        let prepared = self.prepare(td, process, checked)?;
         Ok(Entry::Ready(prepared))
     }
 
@@ -176,12 +177,8 @@ impl Engine {
     ///
     /// # Errors
     /// EINTR: a signal ended the wait.
-    fn finish_list(
-        &self,
-        process: &Arc<Process>,
-        mode: Mode,
-        group: Id,
-    ) -> Result<(), Errno> {
+    #[inline(never)]
+    fn finish_list(&self, process: &Arc<Process>, mode: Mode, group: Id) -> Result<(), Errno> {
         let room = if mode == Mode::Wait { Some(Room::Waits(0)) } else { None };
         let mut inner = match room {
             Some(room) => process.lock_with_room(room),

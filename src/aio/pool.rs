@@ -396,7 +396,10 @@ impl Pool {
     ) -> (Guard<'a, Inner>, bool) {
         inner.seats[seat] = Seat::Idle;
         inner.idle.push(seat);
-        let deadline = engine.config.worker_lifetime().map(Deadline::after);
+        // One of those that are kept sets no clock.
+        let extra = inner.workers > engine.config.workers_target();
+        let lifetime = if extra { engine.config.worker_lifetime() } else { None };
+        let deadline = lifetime.map(Deadline::after);
         let ended;
         (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", deadline);
         if inner.seats[seat] == Seat::Busy {

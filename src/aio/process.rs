@@ -14,9 +14,9 @@ use super::socket::Spot;
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;
+use crate::model::glance::Glance;
 use crate::model::slab::Id;
 use crate::model::table::{Memory, Room, Table};
-use crate::model::unfinished::Unfinished;
 
 /// How many sleep channels a process has. More threads than these share some, and then look at
 /// their condition once in vain.
@@ -25,8 +25,8 @@ const CHANNELS: usize = 64;
 /// See the file's text.
 pub struct Process {
     inner: Mutex<Inner>,
-    /// What requests change and have not finished.
-    pub unfinished: Arc<Unfinished>,
+    /// What can be seen of the table without the lock.
+    pub glance: Arc<Glance>,
     /// Never read: only its addresses are used.
     channels: [AtomicU8; CHANNELS],
 }
@@ -72,7 +72,7 @@ impl Process {
     pub fn new(live: LiveProc) -> Process {
         let table = Table::default();
         Process {
-            unfinished: table.unfinished().clone(),
+            glance: table.glance().clone(),
             inner: Mutex::new(
                 c"aio_rs process",
                 Inner {
@@ -112,7 +112,19 @@ impl Process {
     }
 
     /// Locks the state with room for an operation. May sleep.
+    #[inline]
     pub fn lock_with_room(&self, room: Room) -> Guard<'_, Inner> {
+        let inner = self.lock();
+        if inner.table.has_room(room) {
+            return inner;
+        }
+        drop(inner);
+        self.make_room(room)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room(&self, room: Room) -> Guard<'_, Inner> {
         let mut spare: Option<Box<Memory<Box<Request>, Notice, Spot>>> = None;
         loop {
             let mut inner = self.lock();
@@ -132,7 +144,15 @@ impl Process {
 
     /// Unlocks, and wakes the threads whose requests have finished: after unlocking, so that they
     /// do not run into the mutex, and in batches, so that no memory is needed.
-    pub fn unlock_and_wake<'a>(&'a self, mut inner: Guard<'a, Inner>) {
+    #[inline]
+    pub fn unlock_and_wake<'a>(&'a self, inner: Guard<'a, Inner>) {
+        if inner.table.has_news() {
+            self.unlock_and_wake_some(inner);
+        }
+    }
+
+    #[inline(never)]
+    fn unlock_and_wake_some<'a>(&'a self, mut inner: Guard<'a, Inner>) {
         const BATCH: usize = 8;
         loop {
             let mut batch = [None; BATCH];

@@ -146,7 +146,9 @@ impl Request {
             Err(error) => Some(error),
         };
         let signal = match (&self.action, error) {
-            (Action::Write { .. }, Some(Errno::EPIPE)) if moved > 0 => Some(WriteSignal::BrokenPipe),
+            (Action::Write { .. }, Some(Errno::EPIPE)) if moved > 0 => {
+                Some(WriteSignal::BrokenPipe)
+            }
             (Action::Write { limit: Some(limit), .. }, Some(Errno::EFBIG))
                 if limit.is_exceeded(reach) =>
             {

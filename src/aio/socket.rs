@@ -331,8 +331,8 @@ fn try_request(worker: &Worker, lane: &Queue, request: &mut Request, more: bool)
     let after = td.usage();
     part.moved += moved;
     // However often it was tried, it counts as one message.
-    part.usage.msgsnd |= i64::from(after.msgsnd != before.msgsnd);
-    part.usage.msgrcv |= i64::from(after.msgrcv != before.msgrcv);
+    part.usage.msgsnd |= u32::from(after.msgsnd != before.msgsnd);
+    part.usage.msgrcv |= u32::from(after.msgrcv != before.msgrcv);
     let error = match end {
         Ok(()) => None,
         // Some protocols say so after they have taken all.

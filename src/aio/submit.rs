@@ -7,7 +7,8 @@
 //! do not overshoot.
 //!
 //! A request is checked ([`Engine::check`]) before it is known whose the process is, made with all
-//! it needs ([`Engine::make`]) once the process is ours, and queued ([`Engine::enqueue`]).
+//! it needs once the process is ours, and queued ([`Engine::enqueue`]). A read that need not wait is
+//! performed instead ([`Engine::read_resident`]) and enters the table done.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -47,6 +48,17 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    fn submission(&self) -> Submission {
+        Submission {
+            address: self.user.address(),
+            fd: self.aiocb.fd,
+            file: self.file.as_ref().map_or(0, File::id),
+            syncs: self.operation.syncs(),
+            awaited: true,
+            changes: 0,
+        }
+    }
+
     /// What about it this engine cannot do yet.
     pub(super) fn unserved(&self) -> Option<&'static str> {
         match self.kind {
@@ -98,20 +110,15 @@ impl Engine {
     ) -> Result<Served, Errno> {
         let process = match self.who(td) {
             Who::Builtin => return Ok(Served::Pass),
-            Who::Ours(process) => {
-                if self.is_retired(td, &mut process.lock()) {
-                    return Ok(Served::Pass);
-                }
-                Some(process)
-            }
+            // Whether it retires is asked where the request is queued.
+            Who::Ours(process) => Some(process),
             Who::Nobody => None,
         };
         user.store_initial();
-        let checked = self.check(td, process.as_deref(), user, Wanted::This(operation), 0);
-        let unserved = match &checked {
-            Ok(Some(checked)) => checked.unserved(),
-            _ => None,
-        };
+        let mut slot = None;
+        let checked =
+            self.check(td, process.as_deref(), user, Wanted::This(operation), 0, &mut slot);
+        let unserved = slot.as_ref().and_then(Checked::unserved);
         let process = match (process, unserved) {
             (Some(process), _) => process,
             (None, Some(_)) => match self.disclaim(td) {
@@ -123,41 +130,90 @@ impl Engine {
                 Some(process) => process,
             },
         };
-        match checked {
-            Err(error) => Err(error),
-            Ok(_) if unserved.is_some() => {
-                self.unserved(td, &process, unserved.unwrap_or_default())
-            }
-            // No call of its own is LIO_NOP.
-            Ok(None) => Err(Errno::EINVAL),
-            Ok(Some(checked)) => self.make_and_enqueue(td, &process, checked),
+        match (checked, unserved) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(what)) => self.unserved(td, &process, what),
+            (Ok(()), None) => self.begin(td, &process, &mut slot),
         }
         .inspect_err(|error| user.store_error(i64::from(error.code())))
     }
 
-    /// Makes a request of what was checked, and queues it.
-    // Out of line, or its frame would be the checks' too.
-    #[inline(never)]
-    fn make_and_enqueue(
+    /// Performs or queues one checked request of a call of its own; takes it out of `slot`.
+    fn begin(
         &self,
         td: Curthread,
         process: &Arc<Process>,
-        checked: Checked,
+        slot: &mut Option<Checked>,
     ) -> Result<Served, Errno> {
-        let mut one = Some(self.make(td, process, checked)?);
-        let mut result = Ok(Served::Here);
-        let queued =
-            self.enqueue(td, process, None, true, &mut || one.take(), &mut |_, error| {
-                result = Err(error);
-            });
-        if queued == Served::Here {
+        // No call of its own is LIO_NOP.
+        let checked = slot.as_ref().ok_or(Errno::EINVAL)?;
+        let user = checked.user;
+        let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
+        let served = match self.read_resident(td, process, checked) {
+            Some(bytes) => {
+                let submission = checked.submission();
+                *slot = None;
+                self.accept_done(td, process, user, submission, bytes, notice)?
+            }
+            None => self.queue_one(td, process, slot, notice)?,
+        };
+        if served == Served::Here {
             td.set_retval(0);
         }
-        result.map(|_| queued)
+        Ok(served)
+    }
+
+    /// Makes a request the process's that the submitter has performed.
+    fn accept_done(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        user: UserAiocb,
+        submission: Submission,
+        bytes: usize,
+        notice: Option<Notice>,
+    ) -> Result<Served, Errno> {
+        user.store_error(i64::from(Errno::EINPROGRESS.code()));
+        let mut inner = process.lock_with_room(Room::Request);
+        if self.is_retired(td, &mut inner) {
+            drop(inner);
+            return Ok(Served::Pass);
+        }
+        if inner.table.count() >= self.config.queue_per_process_max()
+            || !self.config.num_queue_count.increment_below(self.config.queue_max())
+        {
+            drop(inner);
+            return Err(Errno::EAGAIN);
+        }
+        inner.accepted = true;
+        let (table, tell) = inner.parts();
+        let told = |notice: &mut Notice, news| tell.tell(notice, news);
+        let garbage = table.submit_done(submission, Outcome::read(bytes), notice, None, told);
+        process.unlock_and_wake(inner);
+        self.statistics.served.increment();
+        drop(garbage);
+        Ok(Served::Here)
+    }
+
+    /// Queues one request for a worker.
+    #[inline(never)]
+    fn queue_one(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        slot: &mut Option<Checked>,
+        notice: Option<Notice>,
+    ) -> Result<Served, Errno> {
+        let checked = slot.take().ok_or(Errno::EINVAL)?;
+        let mut one = Some(self.make(td, checked, notice)?);
+        let mut result = Ok(());
+        let mut refuse = |_, error| result = Err(error);
+        let queued = self.enqueue(td, process, None, true, &mut || one.take(), &mut refuse);
+        result.map(|()| queued)
     }
 
     /// Checks a request in the order users know; `more` requests are about to be queued before it.
-    /// `None`: it asks for nothing (LIO_NOP).
+    /// The result is put into `slot`, which stays empty when it asks for nothing (LIO_NOP).
     pub(super) fn check(
         &self,
         td: Curthread,
@@ -165,8 +221,9 @@ impl Engine {
         user: UserAiocb,
         wanted: Wanted,
         more: usize,
-    ) -> Result<Option<Checked>, Errno> {
-        let count = process.map_or(0, |process| process.lock().table.count());
+        slot: &mut Option<Checked>,
+    ) -> Result<(), Errno> {
+        let count = process.map_or(0, |process| process.glance.count());
         let all = usize::try_from(self.config.num_queue_count.get()).unwrap_or(0);
         if all + more >= usize::try_from(self.config.queue_max()).unwrap_or(0)
             || count + more >= self.config.queue_per_process_max()
@@ -195,29 +252,68 @@ impl Engine {
         };
         let file = check_file(td, &aiocb, operation)?;
         user.store_kernelinfo(self.next_number())?;
-        let Some(operation) = operation else { return Ok(None) };
+        let Some(operation) = operation else { return Ok(()) };
         if let Notify::Kevent(event) = &notify {
             event.check_flags()?;
         }
         let kind = file.as_ref().map_or(Kind::Local, File::kind);
         let at_file_offset = matches!(wanted, Wanted::Listed) && aiocb.is_at_file_offset();
-        Ok(Some(Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset }))
+        *slot =
+            Some(Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset });
+        Ok(())
     }
 
-    /// Takes all a request needs: what tells its end, file, credential, address space. Sleeps.
+    /// Reads at once what needs no waiting; `None` when it does.
+    fn read_resident(&self, td: Curthread, process: &Process, checked: &Checked) -> Option<usize> {
+        if checked.operation != Operation::Read
+            || checked.kind != Kind::Local
+            || checked.at_file_offset
+            || !self.config.inline_reads()
+        {
+            return None;
+        }
+        let file = checked.file.as_ref()?;
+        if process.glance.any_change(file.vnode_id()) {
+            return None;
+        }
+        let Aiocb { buffer, nbytes, offset, .. } = checked.aiocb;
+        file.read_resident(td, buffer, nbytes, offset)
+    }
+
+    /// Makes a checked entry of a list ready: performed, if that needs no waiting.
     ///
     /// # Errors
-    /// EBADF, ENOTCAPABLE: the kqueue. EOPNOTSUPP: I/O on the file may take for ever.
-    #[inline(never)]
-    pub(super) fn make(
+    /// As [`Engine::make`]; EBADF, ENOTCAPABLE: the kqueue.
+    pub(super) fn prepare(
         &self,
         td: Curthread,
         process: &Arc<Process>,
         checked: Checked,
     ) -> Result<Prepared, Errno> {
-        let Checked { user, aiocb, operation, file, kind, vector, notify, at_file_offset } =
-            checked;
-        let notice = Notice::prepare(td, process, About::Request, user.address(), &notify)?;
+        let user = checked.user;
+        let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
+        if let Some(bytes) = self.read_resident(td, process, &checked) {
+            user.store_error(i64::from(Errno::EINPROGRESS.code()));
+            let submission = checked.submission();
+            return Ok(Prepared { user, submission, stage: Stage::Read(bytes), notice });
+        }
+        self.make(td, checked, notice)
+    }
+
+    /// Takes all a request needs for a worker: file, credential, address space. Sleeps.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP: I/O on the file may take for ever.
+    // Out of line, or its frame would be the queueing's too.
+    #[inline(never)]
+    fn make(
+        &self,
+        td: Curthread,
+        checked: Checked,
+        notice: Option<Notice>,
+    ) -> Result<Prepared, Errno> {
+        let mut submission = checked.submission();
+        let Checked { user, aiocb, operation, file, kind, vector, at_file_offset, .. } = checked;
         if matches!(kind, Kind::Disk | Kind::Unsafe) && !self.config.unsafe_enabled() {
             td.counted_warning(
                 self.config.unsafe_warningcnt,
@@ -225,27 +321,9 @@ impl Engine {
             );
             return Err(Errno::EOPNOTSUPP);
         }
-        let id = file.as_ref().map_or(0, File::id);
-        let mut submission = Submission {
-            address: user.address(),
-            fd: aiocb.fd,
-            file: id,
-            syncs: operation.syncs(),
-            awaited: true,
-            changes: 0,
-        };
         let (base, len) = (aiocb.buffer, aiocb.nbytes);
         let offset = (!at_file_offset).then_some(aiocb.offset);
         let buffer = vector.unwrap_or(Buffer::One { base, len });
-        if let (Operation::Read, Kind::Local, Some(offset), Some(file)) =
-            (operation, kind, offset, &file)
-            && self.config.inline_reads()
-            && !process.unfinished.any(file.vnode_id())
-            && let Some(read) = file.read_resident(td, &buffer, offset)
-        {
-            user.store_error(i64::from(Errno::EINPROGRESS.code()));
-            return Ok(Prepared { user, submission, stage: Stage::Read(read), notice });
-        }
         let action = match operation {
             Operation::Read | Operation::Readv => Action::Read { buffer, offset },
             Operation::Write | Operation::Writev => {

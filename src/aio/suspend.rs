@@ -4,7 +4,11 @@
 //! Differences from the built-in: the time limit is one deadline, not a fresh one after every
 //! completion of the process; and a limit of zero does not sleep.
 
+use alloc::sync::Arc;
+use core::ops::Deref;
+
 use super::engine::{Engine, Served, Who};
+use super::process::Process;
 use super::reap::Patience;
 use crate::kern::proc::Curthread;
 use crate::model::Errno;
@@ -16,9 +20,12 @@ impl Engine {
         self.config.queue_per_process_max()
     }
 
-    /// Whether the process's calls go to the built-in.
-    pub fn passes(&self, td: Curthread) -> bool {
-        !matches!(self.who(td), Who::Ours(_))
+    /// The process's state; `None` when its calls go to the built-in.
+    pub fn ours<'a>(&'a self, td: Curthread<'a>) -> Option<impl Deref<Target = Arc<Process>> + 'a> {
+        match self.who(td) {
+            Who::Ours(process) => Some(process),
+            _ => None,
+        }
     }
 
     /// Whether the process belongs to the built-in already.
@@ -37,10 +44,19 @@ impl Engine {
     pub fn suspend(
         &self,
         td: Curthread,
+        process: &Arc<Process>,
         addresses: &[u64],
         patience: Patience,
     ) -> Result<Served, Errno> {
-        let Who::Ours(process) = self.who(td) else { return Ok(Served::Pass) };
+        {
+            let mut inner = process.lock();
+            if self.is_retired(td, &mut inner) {
+                return Ok(Served::Pass);
+            }
+            if inner.table.is_ready(addresses) {
+                return Ok(Served::Here);
+            }
+        }
         let mut room = addresses.iter().filter(|&&address| address != 0).count();
         let (mut inner, waiter) = loop {
             let mut inner = process.lock_with_room(Room::Waits(room));
@@ -65,7 +81,7 @@ impl Engine {
             Patience::Forever => None,
         };
         // The limit of requests that run may have been raised.
-        self.pool.schedule(&self.config, &process, &mut inner).deliver();
+        self.pool.schedule(&self.config, process, &mut inner).deliver();
         let mut slept = Ok(());
         // A process with a live request does not retire.
         while !inner.table.has_fired(waiter) && slept.is_ok() {

@@ -125,13 +125,19 @@ handler!(aio_return(engine, td, abi, uap: sys::aio_return_args) {
 });
 
 handler!(aio_suspend(engine, td, abi, uap: sys::aio_suspend_args) {
-    if engine.passes(td) {
-        return Ok(Served::Pass);
-    }
+    let Some(process) = engine.ours(td) else { return Ok(Served::Pass) };
     let count = list_length(engine, uap.nent)?;
     let limit = time_limit(abi, pointer(uap.timeout))?;
-    let addresses = abi.copyin_pointers(pointer(uap.aiocbp), count)?;
-    engine.suspend(td, &addresses, patience(limit)?)
+    let mut few = [0; 8];
+    let many;
+    let addresses: &[u64] = if let Some(few) = few.get_mut(..count) {
+        abi.copyin_pointers_to(pointer(uap.aiocbp), few)?;
+        few
+    } else {
+        many = abi.copyin_pointers(pointer(uap.aiocbp), count)?;
+        &many
+    };
+    engine.suspend(td, &process, addresses, patience(limit)?)
 });
 
 handler!(aio_waitcomplete(engine, td, abi, uap: sys::aio_waitcomplete_args) {

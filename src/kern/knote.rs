@@ -127,7 +127,7 @@ impl Event {
             drop(event);
             return Ok((Event { shared: joined, told: false }, state));
         }
-    
+
         Ok((event, state))
     }
 

@@ -20,7 +20,8 @@ impl FileSize {
         // SAFETY: a thread's own limits, which only it replaces.
         unsafe {
             let limits = (*td.as_ptr()).td_limit;
-            if (*limits).pl_rlimit[sys::RLIMIT_FSIZE as usize].rlim_cur == sys::AIO_RS_RLIM_INFINITY {
+            if (*limits).pl_rlimit[sys::RLIMIT_FSIZE as usize].rlim_cur == sys::AIO_RS_RLIM_INFINITY
+            {
                 return None;
             }
             NonNull::new(sys::lim_hold(limits)).map(FileSize)

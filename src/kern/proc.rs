@@ -63,26 +63,29 @@ impl<'a> Curthread<'a> {
         unsafe { (*self.as_ptr()).td_uretoff.tdu_retval[0] = value }
     }
 
-    /// The thread's own resource counts.
+    /// The thread's own resource counts, of which differences matter.
     pub fn usage(self) -> Usage {
         // SAFETY: a thread's own counts, which only it changes.
         let ru = unsafe { &(*self.as_ptr()).td_ru };
         Usage {
-            inblock: ru.ru_inblock,
-            oublock: ru.ru_oublock,
-            msgsnd: ru.ru_msgsnd,
-            msgrcv: ru.ru_msgrcv,
+            inblock: ru.ru_inblock as u32,
+            oublock: ru.ru_oublock as u32,
+            msgsnd: ru.ru_msgsnd as u32,
+            msgrcv: ru.ru_msgrcv as u32,
         }
     }
 
     /// Charges the thread for I/O done on its behalf (getrusage(2)).
     pub fn charge(self, usage: Usage) {
+        if usage.is_none() {
+            return;
+        }
         // SAFETY: as in usage.
         let ru = unsafe { &mut (*self.as_ptr()).td_ru };
-        ru.ru_inblock = ru.ru_inblock.wrapping_add(usage.inblock);
-        ru.ru_oublock = ru.ru_oublock.wrapping_add(usage.oublock);
-        ru.ru_msgsnd = ru.ru_msgsnd.wrapping_add(usage.msgsnd);
-        ru.ru_msgrcv = ru.ru_msgrcv.wrapping_add(usage.msgrcv);
+        ru.ru_inblock = ru.ru_inblock.wrapping_add(i64::from(usage.inblock));
+        ru.ru_oublock = ru.ru_oublock.wrapping_add(i64::from(usage.oublock));
+        ru.ru_msgsnd = ru.ru_msgsnd.wrapping_add(i64::from(usage.msgsnd));
+        ru.ru_msgrcv = ru.ru_msgrcv.wrapping_add(i64::from(usage.msgrcv));
     }
 
     /// Masks all signals for this thread. Takes the process lock.

@@ -8,29 +8,34 @@ use sys_bindings as sys;
 
 use super::file::File;
 use super::proc::Curthread;
-use super::uio::Buffer;
+use super::user::UserPtr;
 
 /// The most bytes that are read in this way; what the file system takes at once.
 const MOST: usize = 64 * 1024;
 
 impl File {
-    /// Reads `buffer` from `offset` if all of it is in the page cache and in the user's resident
+    /// Reads `len` bytes from `offset` to `base` if all of it is in the page cache and in the user's resident
     /// memory; `None` when that is not so, whatever has been copied by then.
     ///
     /// Only for UFS: the operation is meant not to wait, but on tmpfs it may.
     ///
     /// # Context
     /// A thread of the process; no locks. Does not sleep for I/O or for another's lock.
-    pub fn read_resident(&self, td: Curthread, buffer: &Buffer, offset: i64) -> Option<usize> {
-        let Buffer::One { base, len } = buffer else { return None };
-        let end = offset.checked_add(i64::try_from(*len).ok()?)?;
-        if *len == 0 || *len > MOST || offset < 0 || !self.is_cacheable() {
+    pub fn read_resident(
+        &self,
+        td: Curthread,
+        base: UserPtr,
+        len: usize,
+        offset: i64,
+    ) -> Option<usize> {
+        let end = offset.checked_add(i64::try_from(len).ok()?)?;
+        if len == 0 || len > MOST || offset < 0 || !self.is_cacheable() {
             return None;
         }
         let vp = self.vnode()?.as_ptr();
         let mut iov = sys::iovec {
             iov_base: core::ptr::without_provenance_mut(base.address() as usize),
-            iov_len: *len,
+            iov_len: len,
         };
         let mut uio = sys::uio {
             uio_iov: &mut iov,
@@ -61,7 +66,7 @@ impl File {
         }
         // SAFETY: the next read's expected place, a hint that read(2) too stores without a lock.
         unsafe { (&raw mut (*fp).f_nextoff[0]).write_volatile(end) };
-        Some(*len)
+        Some(len)
     }
 
     /// Whether the file can be read from the page cache alone.

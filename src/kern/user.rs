@@ -142,16 +142,24 @@ impl Abi {
     /// EFAULT.
     pub fn copyin_pointers(self, from: UserPtr, count: usize) -> Result<Vec<u64>, Errno> {
         let mut pointers = vec![0u64; count];
-        if self.is_32_bit() {
-            let mut narrow = vec![0u32; count];
-            from.copyin_slice(&mut narrow)?;
-            for (wide, narrow) in pointers.iter_mut().zip(narrow) {
-                *wide = u64::from(narrow);
-            }
-        } else {
-            from.copyin_slice(&mut pointers)?;
-        }
+        self.copyin_pointers_to(from, &mut pointers)?;
         Ok(pointers)
+    }
+
+    /// Reads as many pointers as there is room for in `pointers`.
+    ///
+    /// # Errors
+    /// EFAULT.
+    pub fn copyin_pointers_to(self, from: UserPtr, pointers: &mut [u64]) -> Result<(), Errno> {
+        if !self.is_32_bit() {
+            return from.copyin_slice(pointers);
+        }
+        let mut narrow = vec![0u32; pointers.len()];
+        from.copyin_slice(&mut narrow)?;
+        for (wide, narrow) in pointers.iter_mut().zip(narrow) {
+            *wide = u64::from(narrow);
+        }
+        Ok(())
     }
 
     /// Writes a pointer.
@@ -338,12 +346,8 @@ impl Sigevent {
     }
 
     fn old(raw: &OldSigevent) -> Result<Sigevent, Errno> {
-        let event = Sigevent {
-            notify: raw.notify,
-            signo: raw.signo,
-            value: raw.value,
-            ..Sigevent::NONE
-        };
+        let event =
+            Sigevent { notify: raw.notify, signo: raw.signo, value: raw.value, ..Sigevent::NONE };
         match raw.notify.cast_unsigned() {
             sys::SIGEV_NONE => Ok(Sigevent::NONE),
             sys::SIGEV_SIGNAL | sys::SIGEV_KEVENT => Ok(event),
@@ -462,6 +466,8 @@ pub struct Aiocb {
     pub nbytes: usize,
     /// lio_listio(2)'s opcode.
     pub opcode: i32,
+    /// The ABI has vectored operations.
+    knows_vectors: bool,
     /// EINVAL: an unknown way to be told, where this ABI knows it already; it is an error only
     /// after those of the iovecs.
     pub sigevent: Result<Sigevent, Errno>,
@@ -544,6 +550,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(raw.aio_buf as u64),
                     nbytes: raw.aio_nbytes,
                     opcode: raw.aio_lio_opcode,
+                    knows_vectors: true,
                     sigevent: Ok(Sigevent::native(&raw.aio_sigevent)),
                 }
             }
@@ -555,6 +562,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(raw.buf),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
+                    knows_vectors: false,
                     sigevent: Sigevent::old(&raw.sigevent),
                 }
             }
@@ -566,6 +574,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(u64::from(raw.buf)),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
+                    knows_vectors: true,
                     sigevent: Sigevent::bits32(&raw.sigevent),
                 }
             }
@@ -577,6 +586,7 @@ impl UserAiocb {
                     buffer: UserPtr::new(u64::from(raw.buf)),
                     nbytes: raw.nbytes as usize,
                     opcode: raw.lio_opcode,
+                    knows_vectors: false,
                     sigevent: Sigevent::old32(&raw.sigevent),
                 }
             }
@@ -596,7 +606,7 @@ impl Aiocb {
 
     /// Whether an entry of a list has a vector, whatever else its opcode is.
     pub fn is_opcode_vectored(&self) -> bool {
-        self.opcode.cast_unsigned() & sys::LIO_VECTORED != 0
+        self.opcode.cast_unsigned() & sys::LIO_VECTORED != 0 && self.knows_vectors
     }
 
     /// Whether an entry of a list is to use the file's own offset.
@@ -613,8 +623,8 @@ impl Aiocb {
             sys::LIO_NOP => Opcode::Nop,
             sys::LIO_READ => Opcode::Read,
             sys::LIO_WRITE => Opcode::Write,
-            sys::LIO_READV => Opcode::Readv,
-            sys::LIO_WRITEV => Opcode::Writev,
+            sys::LIO_READV if self.knows_vectors => Opcode::Readv,
+            sys::LIO_WRITEV if self.knows_vectors => Opcode::Writev,
             _ => return Err(Errno::EINVAL),
         })
     }

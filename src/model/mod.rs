@@ -3,12 +3,12 @@
 //! `cargo test` on any machine.
 
 pub mod errno;
+pub mod glance;
 pub mod hash;
 pub mod job;
 pub mod lane;
 pub mod list;
 pub mod slab;
 pub mod table;
-pub mod unfinished;
 
 pub use errno::Errno;

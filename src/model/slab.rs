@@ -102,6 +102,12 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
+    /// Whether one more entry fits.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.free != NONE
+    }
+
     /// Says what must be grown before `count` more entries fit; `None` when they do.
     pub fn lacks(&self, count: usize) -> Option<Lack> {
         let present = self.chunks.len();
@@ -138,11 +144,13 @@ impl<T> Slab<T> {
         }
     }
 
+    #[inline]
     fn entry(&self, id: Id) -> &Entry<T> {
         let (chunk, offset) = place(id);
         &self.chunks[chunk][offset]
     }
 
+    #[inline]
     fn entry_mut(&mut self, id: Id) -> &mut Entry<T> {
         let (chunk, offset) = place(id);
         &mut self.chunks[chunk][offset]
@@ -159,6 +167,16 @@ impl<T> Slab<T> {
         self.len += 1;
         *self.entry_mut(id) = Entry::Used(value);
         Ok(id)
+    }
+
+    /// Drops an entry.
+    pub fn discard(&mut self, id: Id) {
+        let free = self.free;
+        let entry = self.entry_mut(id);
+        assert!(matches!(entry, Entry::Used(_)), "entry {id} removed twice");
+        *entry = Entry::Free(free);
+        self.free = id;
+        self.len -= 1;
     }
 
     /// The entry of this number, if one is in use.

@@ -16,19 +16,26 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Errno;
+use super::glance::Glance;
 use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
-use super::unfinished::Unfinished;
 use super::slab::{Growth, Id, Lack, NONE, Slab};
 
 /// What I/O cost, to be charged to the thread that reaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    pub inblock: i64,
-    pub oublock: i64,
-    pub msgsnd: i64,
-    pub msgrcv: i64,
+    pub inblock: u32,
+    pub oublock: u32,
+    pub msgsnd: u32,
+    pub msgrcv: u32,
+}
+
+impl Usage {
+    /// Whether it cost nothing.
+    pub fn is_none(&self) -> bool {
+        (self.inblock | self.oublock | self.msgsnd | self.msgrcv) == 0
+    }
 }
 
 /// How a request ended.
@@ -182,7 +189,7 @@ pub struct Table<P, N, T = ()> {
     orphans_awaited: usize,
     finished: u64,
     sequence: u64,
-    unfinished: Arc<Unfinished>,
+    glance: Arc<Glance>,
     waits: Slab<Wait>,
     waiters: Slab<Waiter>,
     /// Threads that wait for whatever comes first, oldest first.
@@ -207,7 +214,7 @@ impl<P, N, T> Default for Table<P, N, T> {
             orphans_awaited: 0,
             finished: 0,
             sequence: 0,
-            unfinished: Arc::default(),
+            glance: Arc::default(),
             waits: Slab::default(),
             waiters: Slab::default(),
             any: List::default(),
@@ -240,7 +247,7 @@ pub struct Submission {
     pub syncs: bool,
     /// Exit and exec wait for it while it runs.
     pub awaited: bool,
-    /// The file it changes, named as in [`Unfinished`]; 0 for none.
+    /// The file it changes, named as in [`Glance`]; 0 for none.
     pub changes: u64,
 }
 
@@ -347,9 +354,9 @@ pub enum Finished<P> {
 }
 
 impl<P, N, T> Table<P, N, T> {
-    /// The changes that are not finished, for a look without the lock.
-    pub fn unfinished(&self) -> &Arc<Unfinished> {
-        &self.unfinished
+    /// For a look without the lock.
+    pub fn glance(&self) -> &Arc<Glance> {
+        &self.glance
     }
 
     /// Requests that count against the process's limit: all that are not reaped.
@@ -370,6 +377,23 @@ impl<P, N, T> Table<P, N, T> {
     /// Whether a thread sleeps here.
     pub fn has_waiters(&self) -> bool {
         !self.waiters.is_empty()
+    }
+
+    /// Whether there is room for an operation, at a glance: `false` may be wrong.
+    #[inline]
+    pub fn has_room(&self, room: Room) -> bool {
+        match room {
+            Room::Request => self.jobs.has_room() && self.hash.lacks().is_none(),
+            Room::Group => self.groups.has_room(),
+            Room::Waits(0) => self.waiters.has_room(),
+            Room::Waits(count) => self.waiters.has_room() && (self.waits.lacks(count).is_none()),
+        }
+    }
+
+    /// Whether a thread is to be woken.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        !self.fired.is_empty()
     }
 
     /// Says what memory an operation needs first.
@@ -423,15 +447,16 @@ impl<P, N, T> Table<P, N, T> {
     ) -> Vec<Id> {
         let Submission { file, syncs, changes, .. } = submission;
         if changes != 0 {
-            self.unfinished.begin(changes);
+            self.glance.begin_change(changes);
         }
-        let (id, garbage) = self.add(submission, JobState::Held, Some(payload), notice, group);
-        if syncs {
-            self.jobs[id].blockers = self.block(file);
-        }
-        self.held.push(&mut self.jobs, id);
-        if self.jobs[id].blockers == 0 {
-            self.release(id);
+        let blockers = if syncs { self.block(file) } else { 0 };
+        let state = if blockers == 0 { JobState::Pending } else { JobState::Held };
+        let (id, garbage) = self.add(submission, state, Some(payload), notice, group);
+        if blockers == 0 {
+            self.pending.push(&mut self.jobs, id);
+        } else {
+            self.jobs[id].blockers = blockers;
+            self.held.push(&mut self.jobs, id);
         }
         garbage
     }
@@ -468,6 +493,11 @@ impl<P, N, T> Table<P, N, T> {
         let (id, garbage) = self.add(submission, JobState::Done, None, notice, group);
         self.settle(id, outcome, tell);
         garbage
+    }
+
+    fn set_count(&mut self, count: usize) {
+        self.count = count;
+        self.glance.set_count(count);
     }
 
     /// Makes an entry that is in no list.
@@ -509,7 +539,7 @@ impl<P, N, T> Table<P, N, T> {
         }
         let Ok(id) = self.jobs.insert(job) else { panic!("submission without room") };
         let garbage = self.hash.insert(&mut self.jobs, id);
-        self.count += 1;
+        self.set_count(self.count + 1);
         (id, garbage)
     }
 
@@ -539,12 +569,9 @@ impl<P, N, T> Table<P, N, T> {
     }
 
     /// Tells the syncs that counted a request that it has finished: those of its file that were
-    /// submitted after it. Costs the process's held syncs, and nothing when none counted it.
+    /// submitted after it. Costs the process's held syncs.
     fn unblock(&mut self, id: Id) {
-        let Job { file, sequence, blocks, .. } = self.jobs[id];
-        if !blocks {
-            return;
-        }
+        let Job { file, sequence, .. } = self.jobs[id];
         let mut next = self.held.first();
         while let Some(id) = next {
             next = self.held.after(&mut self.jobs, id);
@@ -665,34 +692,32 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Records the result of a request that is in no list, and fires who waits for it.
     fn settle(&mut self, id: Id, outcome: Outcome, mut tell: impl FnMut(&mut N, News)) {
-        self.end_change(id);
         self.finished += 1;
         let job = &mut self.jobs[id];
         job.outcome = outcome;
         job.finished = self.finished;
+        if job.changes != 0 {
+            self.glance.end_change(core::mem::take(&mut job.changes));
+        }
         if let Some(notice) = &mut job.notice {
             tell(notice, News::Request(outcome.error));
         }
-        let group = job.group;
+        let (group, blocks, waited) = (job.group, job.blocks, !job.waits.is_empty());
+        self.done.push(&mut self.jobs, id);
         if group != NONE {
             self.settle_group(group, tell);
         }
-        self.done.push(&mut self.jobs, id);
-        self.unblock(id);
-        while let Some(wait) = self.jobs[id].waits.first() {
-            self.detach(wait);
-            self.fire(self.waits[wait].waiter);
+        if blocks {
+            self.unblock(id);
+        }
+        if waited {
+            while let Some(wait) = self.jobs[id].waits.first() {
+                self.detach(wait);
+                self.fire(self.waits[wait].waiter);
+            }
         }
         if let Some(waiter) = self.any.first() {
             self.fire(waiter);
-        }
-    }
-
-    /// Counts the end of what a request changes.
-    fn end_change(&mut self, id: Id) {
-        let changes = core::mem::take(&mut self.jobs[id].changes);
-        if changes != 0 {
-            self.unfinished.end(changes);
         }
     }
 
@@ -733,16 +758,16 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Takes out the request of this address that finished first.
     pub fn reap(&mut self, address: u64) -> Option<Reaped<P, N>> {
-        let mut first = u64::MAX;
-        self.hash.find(&mut self.jobs, address, |job| {
-            if job.state == JobState::Done {
-                first = first.min(job.finished);
+        let mut found: Option<(u64, Id)> = None;
+        let mut next = self.hash.find(&mut self.jobs, address, |_| true);
+        while let Some(id) = next {
+            let job = &self.jobs[id];
+            if job.state == JobState::Done && found.is_none_or(|(first, _)| job.finished < first) {
+                found = Some((job.finished, id));
             }
-            false
-        });
-        let id = self.hash.find(&mut self.jobs, address, |job| {
-            job.state == JobState::Done && job.finished == first
-        })?;
+            next = self.hash.find_after(&mut self.jobs, id);
+        }
+        let (_, id) = found?;
         Some(self.take_done(id))
     }
 
@@ -762,10 +787,15 @@ impl<P, N, T> Table<P, N, T> {
     /// Removes a request that is in no list.
     fn forget(&mut self, id: Id) -> Reaped<P, N> {
         self.hash.remove(&mut self.jobs, id);
-        self.count -= 1;
-        self.end_change(id);
-        let Job { state, address, outcome, payload, notice, group, .. } = self.jobs.remove(id);
-        assert!(state != JobState::Active, "a request was removed while a worker has it");
+        self.set_count(self.count - 1);
+        let job = &mut self.jobs[id];
+        assert!(job.state != JobState::Active, "a request was removed while a worker has it");
+        if job.changes != 0 {
+            self.glance.end_change(job.changes);
+        }
+        let (address, outcome, group) = (job.address, job.outcome, job.group);
+        let (payload, notice) = (job.payload.take(), job.notice.take());
+        self.jobs.discard(id);
         let group = self.leave_list(group);
         Reaped { address, outcome, payload, notice, group }
     }
@@ -882,6 +912,23 @@ impl<P, N, T> Table<P, N, T> {
         }
     }
 
+    /// Whether a thread that would wait for any of `addresses` need not: one has finished, or none is
+    /// known.
+    pub fn is_ready(&mut self, addresses: &[u64]) -> bool {
+        let mut known = false;
+        for &address in addresses.iter().filter(|&&address| address != 0) {
+            let mut next = self.hash.find(&mut self.jobs, address, |_| true);
+            while let Some(id) = next {
+                if self.jobs[id].state == JobState::Done {
+                    return true;
+                }
+                known = true;
+                next = self.hash.find_after(&mut self.jobs, id);
+            }
+        }
+        !known
+    }
+
     /// Registers a thread that waits for any of `addresses`, unless it need not sleep: because one
     /// has finished, or because none is known. [`Table::lacks`] said that there is room for a
     /// wait per address.
@@ -987,7 +1034,7 @@ impl<P, N, T> Table<P, N, T> {
         let Some(id) = self.active.pop(&mut self.jobs) else { return Disowned::Nothing };
         self.jobs[id].step(Event::Rundown);
         self.hash.remove(&mut self.jobs, id);
-        self.count -= 1;
+        self.set_count(self.count - 1);
         self.orphans += 1;
         let job = &mut self.jobs[id];
         self.orphans_awaited += usize::from(job.awaited);

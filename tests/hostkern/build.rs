@@ -39,6 +39,7 @@ const TYPES: &[&str] = &[
     "timeval",
     "ucred",
     "uio",
+    "vfsconf",
     "vmspace",
     "vnode",
 ];
@@ -74,6 +75,7 @@ const VARIABLES: &[&str] = &[
     "SYS_.*",
     "UIO_.*",
     "VCHR",
+    "VIRF_.*",
     "VDIR",
     "VFIFO",
     "VREG",

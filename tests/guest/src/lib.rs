@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What the guest programs share: program start, system calls, memory, threads, output and the
-//! AIO calls, for FreeBSD on amd64 without libc, so that one static binary runs on any
+//! AIO calls, for FreeBSD on amd64 and i386 without libc, so that one static binary runs on any
 //! FreeBSD 14 or 15 root, however small.
 //!
 //! Memory that a request may write at any time lives in a [`mem::Region`] and is read and written
@@ -28,6 +28,7 @@ pub mod start;
 pub mod sys;
 pub mod sysctl;
 pub mod thread;
+pub mod tick;
 pub mod time;
 
 pub use errno::{Errno, Result};

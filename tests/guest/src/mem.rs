@@ -5,11 +5,15 @@
 use crate::Result;
 use crate::sys;
 
-/// The page size of amd64.
+/// The page size.
 pub const PAGE: usize = 4096;
 
 /// An address where nothing is ever mapped: below every program, and mmap(2) chooses higher ones.
 pub const HOLE: usize = 0x1_0000;
+
+/// An address where the kernel is, or that is at least above all programs.
+pub const KERNEL: usize =
+    if cfg!(target_pointer_width = "64") { usize::MAX << 31 } else { usize::MAX - (PAGE - 1) };
 
 /// A mapping. It stays until [`Region::unmap`] or the end of the process; after that its
 /// accessors fault, as a bad address would.

@@ -88,12 +88,29 @@ mod entry {
 
     // The kernel enters with the address of argc in rdi. The frame pointer is cleared so that a
     // back trace ends here.
+    #[cfg(target_arch = "x86_64")]
     core::arch::global_asm!(
         ".globl _start",
         ".type _start,@function",
         "_start:",
         "xor ebp, ebp",
         "and rsp, -16",
+        "call {start}",
+        "ud2",
+        start = sym start,
+    );
+
+    // In 32 bits argc is where the stack ends.
+    #[cfg(target_arch = "x86")]
+    core::arch::global_asm!(
+        ".globl _start",
+        ".type _start,@function",
+        "_start:",
+        "xor ebp, ebp",
+        "mov eax, esp",
+        "and esp, -16",
+        "sub esp, 12",
+        "push eax",
         "call {start}",
         "ud2",
         start = sym start,

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! System calls of FreeBSD on amd64: number in rax, arguments in rdi, rsi, rdx, r10, r8 and r9;
-//! on failure the carry flag is set and rax holds the errno.
+//! System calls of FreeBSD. On amd64: number in rax, arguments in rdi, rsi, rdx, r10, r8 and r9; on
+//! i386: number in eax, arguments on the stack above a word that is not looked at, and int 0x80. On
+//! failure the carry flag is set and the first register holds the errno.
+//!
+//! Structures are those of the architecture: a long and an address are an isize. The i386 programs
+//! run on an amd64 kernel, which has their structures as its compatibility with 32 bits.
 //!
 //! Addresses are numbers, because a test must be able to pass a bad one. Calls that write through
 //! an address are given memory of a [`crate::mem::Region`], a static, or a live Rust buffer.
@@ -86,8 +90,14 @@ pub const CAP_KQUEUE_CHANGE: u64 = 0x10_0000;
 /// Capsicum right to ask for a file's attributes.
 pub const CAP_FSTAT: u64 = 0x0008_0000;
 
-#[cfg(target_os = "none")]
-fn raw(number: u64, args: [usize; 6]) -> Result<usize> {
+/// A long.
+pub type Long = isize;
+
+/// The most words that a call has.
+const WORDS: usize = 8;
+
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+fn raw64(number: u64, args: [usize; WORDS]) -> Result<u64> {
     let mut result = number as usize;
     let failed: u8;
     // SAFETY: the kernel keeps every register but those named, and touches only memory that the
@@ -109,22 +119,109 @@ fn raw(number: u64, args: [usize; 6]) -> Result<usize> {
             options(nostack),
         );
     }
-    if failed != 0 { Err(crate::Errno(result as i32)) } else { Ok(result) }
+    if failed != 0 { Err(crate::Errno(result as i32)) } else { Ok(result as u64) }
+}
+
+#[cfg(all(target_os = "none", target_arch = "x86"))]
+fn raw64(number: u64, args: [usize; WORDS]) -> Result<u64> {
+    let mut low = number as usize;
+    let high: usize;
+    let word: usize;
+    // SAFETY: as above; the words that are pushed are popped again.
+    unsafe {
+        core::arch::asm!(
+            "push dword ptr [ecx + 28]",
+            "push dword ptr [ecx + 24]",
+            "push dword ptr [ecx + 20]",
+            "push dword ptr [ecx + 16]",
+            "push dword ptr [ecx + 12]",
+            "push dword ptr [ecx + 8]",
+            "push dword ptr [ecx + 4]",
+            "push dword ptr [ecx]",
+            "push 0",
+            "int 0x80",
+            "setc cl",
+            "lea esp, [esp + 36]",
+            inlateout("eax") low,
+            lateout("edx") high,
+            inlateout("ecx") args.as_ptr() => word,
+        );
+    }
+    let failed = word & 0xff;
+    if failed != 0 { Err(crate::Errno(low as i32)) } else { Ok((high as u64) << 32 | low as u64) }
 }
 
 // FreeBSD's numbers mean something else on another system.
 #[cfg(not(target_os = "none"))]
-fn raw(_number: u64, _args: [usize; 6]) -> Result<usize> {
+fn raw64(_number: u64, _args: [usize; WORDS]) -> Result<u64> {
     Err(crate::errno::ENOSYS)
 }
 
+fn raw(number: u64, args: [usize; WORDS]) -> Result<usize> {
+    // In 32 bits the second register means nothing for most calls.
+    raw64(number, args).map(|result| result as usize)
+}
+
+/// The words of a call.
+#[derive(Default)]
+struct Args {
+    words: [usize; WORDS],
+    count: usize,
+}
+
+impl Args {
+    fn with(mut self, arg: impl Arg) -> Self {
+        arg.put(&mut self);
+        self
+    }
+
+    fn push(&mut self, word: usize) {
+        self.words[self.count] = word;
+        self.count += 1;
+    }
+}
+
+/// What may be an argument: a number of 64 bits is two words in 32 bits.
+trait Arg {
+    fn put(self, args: &mut Args);
+}
+
+macro_rules! one_word {
+    ($($kind:ty),*) => {$(
+        impl Arg for $kind {
+            fn put(self, args: &mut Args) {
+                args.push(self as usize);
+            }
+        }
+    )*};
+}
+
+one_word!(i32, u32, usize, isize);
+
+impl Arg for i64 {
+    fn put(self, args: &mut Args) {
+        args.push(self as usize);
+        #[cfg(target_pointer_width = "32")]
+        args.push((self >> 32) as usize);
+    }
+}
+
+impl<T> Arg for *const T {
+    fn put(self, args: &mut Args) {
+        args.push(self as usize);
+    }
+}
+
+impl<T> Arg for *mut T {
+    fn put(self, args: &mut Args) {
+        args.push(self as usize);
+    }
+}
+
 macro_rules! call {
-    ($number:expr $(, $arg:expr)*) => {{
-        let given = [$($arg as usize),*];
-        let mut args = [0usize; 6];
-        args[..given.len()].copy_from_slice(&given);
-        raw($number, args)
-    }};
+    ($number:expr $(, $arg:expr)*) => {
+        raw($number, Args::default()$(.with($arg))*.words)
+    };
 }
 
 /// Any system call by number, for a test of one that has no wrapper.
@@ -132,7 +229,8 @@ macro_rules! call {
 /// # Errors
 /// Those of the call.
 pub fn call(number: u64, args: [usize; 6]) -> Result<usize> {
-    raw(number, args)
+    let [a, b, c, d, e, f] = args;
+    raw(number, [a, b, c, d, e, f, 0, 0])
 }
 
 /// A time or a span, `struct timespec`.
@@ -140,9 +238,9 @@ pub fn call(number: u64, args: [usize; 6]) -> Result<usize> {
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Timespec {
     /// Seconds.
-    pub sec: i64,
+    pub sec: Long,
     /// Nanoseconds.
-    pub nsec: i64,
+    pub nsec: Long,
 }
 
 // SAFETY: two numbers.
@@ -151,7 +249,7 @@ unsafe impl Plain for Timespec {}
 impl Timespec {
     /// A span of nanoseconds.
     pub const fn from_nanos(nanos: u64) -> Self {
-        Self { sec: (nanos / 1_000_000_000) as i64, nsec: (nanos % 1_000_000_000) as i64 }
+        Self { sec: (nanos / 1_000_000_000) as Long, nsec: (nanos % 1_000_000_000) as Long }
     }
 
     /// A span of milliseconds.
@@ -192,7 +290,7 @@ pub struct Stat {
     pub gid: u32,
     pad1: i32,
     pub rdev: u64,
-    pub times: [Timespec; 4],
+    times: [Time; 4],
     pub size: i64,
     pub blocks: i64,
     pub blksize: i32,
@@ -201,7 +299,16 @@ pub struct Stat {
     spare: [u64; 10],
 }
 
+#[cfg(target_pointer_width = "64")]
+type Time = Timespec;
+/// In 32 bits with a word for the time after 2038.
+#[cfg(target_pointer_width = "32")]
+type Time = [i32; 3];
+
+#[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Stat>() == 224 && core::mem::offset_of!(Stat, size) == 112);
+#[cfg(target_pointer_width = "32")]
+const _: () = assert!(size_of::<Stat>() == 208 && core::mem::offset_of!(Stat, size) == 96);
 
 impl Stat {
     /// Whether it is a directory.
@@ -225,7 +332,7 @@ struct ThrParam {
     spare: [usize; 3],
 }
 
-const _: () = assert!(size_of::<ThrParam>() == 104);
+const _: () = assert!(size_of::<ThrParam>() == 13 * size_of::<usize>());
 
 #[repr(C)]
 struct Sigaction {
@@ -234,7 +341,7 @@ struct Sigaction {
     mask: [u32; 4],
 }
 
-const _: () = assert!(size_of::<Sigaction>() == 32);
+const _: () = assert!(size_of::<Sigaction>() == 16 + 2 * size_of::<usize>());
 
 /// Ends the process.
 pub fn exit(status: i32) -> ! {
@@ -444,10 +551,10 @@ pub fn signals() -> u64 {
 /// # Errors
 /// Those of the call.
 pub fn thread_blocks() -> Result<(i64, i64)> {
-    let mut usage = [0i64; 18];
+    let mut usage = [0 as Long; 18];
     call!(117, 1, usage.as_mut_ptr())?;
     // Two times, seven counts of memory and faults, then input and output.
-    Ok((usage[11], usage[12]))
+    Ok((usage[11] as i64, usage[12] as i64))
 }
 
 /// open(2).
@@ -527,7 +634,7 @@ pub fn pwrite_at(fd: i32, addr: usize, len: usize, offset: i64) -> Result<usize>
 /// # Errors
 /// Those of the call.
 pub fn seek(fd: i32, offset: i64) -> Result<i64> {
-    call!(478, fd, offset, 0).map(|at| at as i64)
+    raw64(478, Args::default().with(fd).with(offset).with(0).words).map(|at| at as i64)
 }
 
 /// lseek(2): where the descriptor stands.
@@ -535,7 +642,7 @@ pub fn seek(fd: i32, offset: i64) -> Result<i64> {
 /// # Errors
 /// Those of the call.
 pub fn tell(fd: i32) -> Result<i64> {
-    call!(478, fd, 0, 1).map(|at| at as i64)
+    raw64(478, Args::default().with(fd).with(0i64).with(1).words).map(|at| at as i64)
 }
 
 /// ftruncate(2).
@@ -803,12 +910,24 @@ pub fn kqueue() -> Result<i32> {
     call!(362).map(|fd| fd as i32)
 }
 
+/// How long the processors have been idle, together, in microseconds: the run time of the process
+/// whose number is `idle`, if it is the idle process. Counted where threads are switched.
+pub fn idle_us(idle: i32) -> Option<u64> {
+    // kern.proc.pid; struct kinfo_proc has 1088 bytes, the run time at 328 and the name at 447.
+    let mib = [1i32, 14, 1, idle];
+    let mut bytes = [0u8; 1088];
+    let mut len = bytes.len();
+    call!(202, mib.as_ptr(), 4, bytes.as_mut_ptr(), &raw mut len, 0, 0).ok()?;
+    let runtime = u64::from_le_bytes(bytes[328..336].try_into().ok()?);
+    (len == bytes.len() && bytes[447..452] == *b"idle\0").then_some(runtime)
+}
+
 /// mmap(2) at an address of the kernel's choice.
 ///
 /// # Errors
 /// Those of the call.
 pub fn mmap(len: usize, prot: i32, flags: i32, fd: i32) -> Result<usize> {
-    call!(477, 0, len, prot, flags, fd as isize, 0)
+    call!(477, 0, len, prot, flags, fd, 0i64)
 }
 
 /// mmap(2) of zeroes at an address, in place of what is there.
@@ -817,7 +936,7 @@ pub fn mmap(len: usize, prot: i32, flags: i32, fd: i32) -> Result<usize> {
 /// Those of the call.
 pub fn mmap_over(addr: usize, len: usize, prot: i32) -> Result<()> {
     // MAP_FIXED.
-    call!(477, addr, len, prot, MAP_ANON | MAP_PRIVATE | 0x10, -1isize, 0).map(|_| ())
+    call!(477, addr, len, prot, MAP_ANON | MAP_PRIVATE | 0x10, -1, 0i64).map(|_| ())
 }
 
 /// recvfrom(2) without waiting.
@@ -882,7 +1001,7 @@ pub fn sched_yield() {
 /// # Errors
 /// Those of the call.
 pub fn alarm_ms(first: u64, every: u64) -> Result<()> {
-    let micros = |ms: u64| [ms as i64 / 1000, ms as i64 % 1000 * 1000];
+    let micros = |ms: u64| [ms as Long / 1000, ms as Long % 1000 * 1000];
     let timer = [micros(every), micros(first)];
     call!(83, 0, timer.as_ptr(), 0).map(|_| ())
 }
@@ -962,7 +1081,7 @@ pub fn thr_exit(state: usize) -> ! {
 /// # Errors
 /// Those of the call.
 pub fn thr_kill(tid: i64, signal: i32) -> Result<()> {
-    call!(433, tid, signal).map(|_| ())
+    call!(433, tid as Long, signal).map(|_| ())
 }
 
 /// _umtx_op(2): sleeps while the long at `addr` is `value`.

@@ -24,6 +24,9 @@ pub const O_DIRECTORY: i32 = 0x2_0000;
 pub const O_CLOEXEC: i32 = 0x10_0000;
 pub const O_PATH: i32 = 0x40_0000;
 
+/// What the host's files pretend to be on.
+pub const FS_TYPE: &[u8] = b"ufs";
+
 /// Bytes a pipe holds.
 const PIPE: usize = 64 << 10;
 
@@ -67,9 +70,20 @@ struct Files {
     fifos: BTreeMap<(u64, u64), u64>,
     /// By the host's device and inode: the vnode and how many files have it.
     vnodes: BTreeMap<(u64, u64), (usize, usize)>,
+    ranges: Vec<Range>,
+    next_range: usize,
     /// Who has a vnode's lock.
     locked: BTreeMap<usize, usize>,
     writes_started: i64,
+}
+
+/// A locked range of a file: rangelock(9)'s kind.
+struct Range {
+    cookie: usize,
+    lock: usize,
+    start: i64,
+    end: i64,
+    writes: bool,
 }
 
 static FILES: Held<Files> = Held::new(Files {
@@ -78,6 +92,8 @@ static FILES: Held<Files> = Held::new(Files {
     next_pipe: 1,
     fifos: BTreeMap::new(),
     vnodes: BTreeMap::new(),
+    ranges: Vec::new(),
+    next_range: 1,
     locked: BTreeMap::new(),
     writes_started: 0,
 });
@@ -106,8 +122,15 @@ pub fn start() {
         ops
     };
     let mount: *mut sys::mount = mem::new_object();
+    let conf: *mut sys::vfsconf = mem::new_object();
     // SAFETY: just made.
-    unsafe { (*mount).mnt_flag = u64::from(sys::MNT_LOCAL) };
+    unsafe {
+        (*mount).mnt_flag = u64::from(sys::MNT_LOCAL);
+        (*mount).mnt_vfc = conf;
+        for (to, from) in (*conf).vfc_name.iter_mut().zip(FS_TYPE) {
+            *to = *from as i8;
+        }
+    }
     let tables = Tables { vnode: table(false), other: table(false), socket: table(true), mount };
     TABLES.with(|its| *its = Some(tables));
 }
@@ -253,6 +276,9 @@ fn vnode(id: (u64, u64), kind: sys::enum_vtype_uint8) -> *mut sys::vnode {
             // SAFETY: just made.
             unsafe {
                 (*vp).v_type = kind;
+                if kind == sys::VREG {
+                    (*vp).v_irflag = sys::VIRF_PGREAD as i16;
+                }
                 (*vp).v_mount = mount;
             }
             (vp as usize, 0)
@@ -424,6 +450,12 @@ pub fn host_fd(fp: *mut sys::file) -> Option<RawFd> {
     })
 }
 
+/// Whether it is a kqueue.
+pub fn is_kqueue(fp: *mut sys::file) -> bool {
+    // SAFETY: the caller has a reference.
+    unsafe { (*fp).f_type as u32 == sys::DTYPE_KQUEUE }
+}
+
 pub fn is_vnode(fp: *mut sys::file) -> bool {
     // SAFETY: the caller has a reference.
     unsafe { !(*fp).f_vnode.is_null() }
@@ -473,7 +505,27 @@ pub unsafe fn transfer(
         uio.uio_offset = unsafe { (*fp).f_offset };
     }
     let result = match way {
-        Way::Host(fd) => host_transfer(fd, uio, write, flag & O_APPEND != 0),
+        Way::Host(fd) => {
+            // SAFETY: as above; the vnode is the file's.
+            let lock = unsafe {
+                let vp = (*fp).f_vnode;
+                let regular = !vp.is_null() && (*vp).v_type == sys::VREG;
+                regular.then(|| &raw const (*vp).v_rl as usize)
+            };
+            let append = flag & O_APPEND != 0;
+            let (start, end) = match append && write {
+                true => (0, i64::MAX),
+                false => (uio.uio_offset, uio.uio_offset.saturating_add(uio.uio_resid as i64)),
+            };
+            let cookie = lock.map(|lock| (lock, range(lock, start, end, write)));
+            let before = uio.uio_resid;
+            let result = host_transfer(fd, uio, write, append);
+            if let Some((lock, cookie)) = cookie {
+                unlock_range(lock, cookie);
+                charge(write && before != uio.uio_resid);
+            }
+            result
+        }
         Way::Console => move_bytes(uio, write, &mut |host, len, _| {
             if !write {
                 return Ok(0);
@@ -492,6 +544,14 @@ pub unsafe fn transfer(
         unsafe { (*fp).f_offset = uio.uio_offset };
     }
     result
+}
+
+/// Blocks of output, which the writing thread pays for: one per write.
+fn charge(wrote: bool) {
+    if wrote {
+        // SAFETY: the running thread's own counts.
+        unsafe { (*sched::curthread()).td_ru.ru_oublock += 1 };
+    }
 }
 
 /// Calls `action(memory, length, offset)` for runs of the uio's ranges until it uses less than it got.
@@ -749,6 +809,77 @@ pub fn directory(fp: *mut sys::file, room: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
+/// Locks a range for reading or writing if it can be had at once; the cookie that unlocks it.
+pub fn try_range(lock: usize, start: i64, end: i64, writes: bool) -> Option<usize> {
+    FILES.with(|files| {
+        let meets = |its: &&Range| {
+            its.lock == lock && its.start < end && start < its.end && (writes || its.writes)
+        };
+        if files.ranges.iter().any(|its| meets(&its)) {
+            return None;
+        }
+        let cookie = files.next_range;
+        files.next_range += 1;
+        files.ranges.push(Range { cookie, lock, start, end, writes });
+        Some(cookie)
+    })
+}
+
+/// As `try_range`, but waits.
+fn range(lock: usize, start: i64, end: i64, writes: bool) -> usize {
+    loop {
+        match try_range(lock, start, end, writes) {
+            Some(cookie) => return cookie,
+            None => sched::block(lock as u64),
+        }
+    }
+}
+
+pub fn unlock_range(lock: usize, cookie: usize) {
+    let found = FILES.with(|files| {
+        let index = files.ranges.iter().position(|its| its.cookie == cookie && its.lock == lock);
+        index.map(|index| files.ranges.remove(index))
+    });
+    if found.is_none() {
+        report::panic("a range is unlocked that is not locked");
+    }
+    sched::unblock(lock as u64);
+}
+
+/// VOP_READ_PGCACHE: reads what is in the page cache, which the seed decides. The range is locked.
+///
+/// # Safety
+/// As `transfer`.
+pub unsafe fn read_cached(vp: *mut sys::vnode, uio: *mut sys::uio) -> Result<(), Errno> {
+    // SAFETY: the caller's vnode and uio.
+    let (lock, uio) = unsafe { (&raw const (*vp).v_rl as usize, &mut *uio) };
+    let fd = FILES.with(|files| {
+        if !files.ranges.iter().any(|its| its.lock == lock) {
+            report::panic("VOP_READ_PGCACHE without a lock of the range");
+        }
+        let id = files.vnodes.iter().find(|(_, its)| its.0 == vp as usize).map(|(&id, _)| id);
+        files.bodies.values().find_map(|body| match body {
+            Body::Host { file, vnode, .. } if Some(*vnode) == id => Some(file.as_raw_fd()),
+            _ => None,
+        })
+    });
+    let Some(fd) = fd else { return Err(EJUSTRETURN) };
+    // Nothing of it is there, or only its beginning.
+    let missing = match sched::random(8) {
+        0 => uio.uio_resid as usize,
+        1 => sched::random(uio.uio_resid as u64 + 1) as usize,
+        _ => 0,
+    };
+    uio.uio_resid -= missing as isize;
+    let result = if uio.uio_resid > 0 { host_runs(fd, uio, false, false) } else { Ok(()) };
+    uio.uio_resid += missing as isize;
+    match result {
+        Ok(()) if uio.uio_resid == 0 => Ok(()),
+        Ok(()) | Err(EBADF) => Err(EJUSTRETURN),
+        Err(error) => Err(error),
+    }
+}
+
 /// vn_lock(9), exclusive.
 pub fn vn_lock(vp: *mut sys::vnode) {
     let me = sched::curthread() as usize;
@@ -812,6 +943,9 @@ pub fn leftovers() -> Vec<String> {
         }
         if !files.vnodes.is_empty() {
             lines.push(format!("{} vnodes are referenced", files.vnodes.len()));
+        }
+        if !files.ranges.is_empty() {
+            lines.push(format!("{} ranges of files are locked", files.ranges.len()));
         }
         if !files.locked.is_empty() {
             lines.push("a vnode is locked".to_owned());

@@ -68,7 +68,7 @@ macro_rules! functions {
     (@type $ret:ty) => { $ret };
     ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
         $(
-            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, unused_variables)]
+            #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, clippy::diverging_sub_expression, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
                 sched::point();
@@ -347,12 +347,14 @@ functions! {
     "mlock(2)" fn kern_mlock(p: *mut sys::proc_, cred: *mut sys::ucred, at: usize, len: usize) -> c_int {
         sched::may_sleep("kern_mlock");
         let end = (at as u64).checked_add(len as u64);
-        if (*cred).cr_uid != 0 {
+        let allowed = (*cred).cr_uid == 0 || sysctl::value("security.bsd.unprivileged_mlock") != 0;
+        let most = (*(*p).p_limit).pl_rlimit[sys::RLIMIT_MEMLOCK as usize].rlim_cur;
+        if !allowed {
             EPERM.0
         } else if end.is_none() {
             EINVAL.0
         } else {
-            code(vm::wire((*p).p_vmspace, at as u64, len as u64))
+            code(vm::wire((*p).p_vmspace, at as u64, len as u64, most as u64))
         }
     }
 
@@ -465,6 +467,36 @@ functions! {
     "VOP_FSYNC(9)" fn VOP_FDATASYNC_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_fdatasync_args) -> c_int {
         file::assert_vn_locked((*args).a_vp, "VOP_FDATASYNC");
         sync_result()
+    }
+
+    "VOP_READ_PGCACHE (kern/vnode_if.src)" fn VOP_READ_PGCACHE_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_read_pgcache_args) -> c_int {
+        if NO_FAULTS.with(|set| !set.contains(&sched::current())) {
+            report::panic("VOP_READ_PGCACHE with page faults enabled");
+        }
+        code(file::read_cached((*args).a_vp, (*args).a_uio))
+    }
+    "rangelock (sys/rangelock.h)" fn rangelock_tryrlock(lock: *mut c_void, start: i64, end: i64, _interlock: *mut sys::mtx) -> *mut c_void {
+        match file::try_range(lock as usize, start, end, false) {
+            Some(cookie) => cookie as *mut c_void,
+            None => std::ptr::null_mut(),
+        }
+    }
+    "rangelock (sys/rangelock.h)" fn rangelock_unlock(lock: *mut c_void, cookie: *mut c_void, _interlock: *mut sys::mtx) {
+        file::unlock_range(lock as usize, cookie as usize)
+    }
+    "vm_fault_disable_pagefaults (vm/vm_extern.h)" fn vm_fault_disable_pagefaults() -> c_int {
+        // What it was before, for the other.
+        let me = sched::current();
+        NO_FAULTS.with(|set| c_int::from(!set.insert(me)))
+    }
+    "vm_fault_disable_pagefaults (vm/vm_extern.h)" fn vm_fault_enable_pagefaults(before: c_int) {
+        let me = sched::current();
+        if !NO_FAULTS.with(|set| set.contains(&me)) {
+            report::panic("vm_fault_enable_pagefaults without vm_fault_disable_pagefaults");
+        }
+        if before == 0 {
+            NO_FAULTS.with(|set| set.remove(&me));
+        }
     }
 
     // sysctl.
@@ -674,6 +706,11 @@ const OBJECTS: &[Object] = &[
     // Only their addresses are used.
     Object { name: "vop_fsync_desc", size: 64, init: |_| () },
     Object { name: "vop_fdatasync_desc", size: 64, init: |_| () },
+    Object { name: "vop_read_pgcache_desc", size: 64, init: |_| () },
+    // No policy checks reads.
+    Object { name: "mac_vnode_check_read_fp_flag", size: 1, init: |_| () },
+    // Below all that can be written, which here is everything.
+    Object { name: "brwsection", size: 1, init: |_| () },
     Object { name: "vop_unlock_desc", size: 64, init: |_| () },
     Object {
         name: "sysent",
@@ -701,6 +738,9 @@ pub fn is_aio(number: u64) -> bool {
     CALLS.iter().any(|&(its, ..)| its == number)
 }
 
+/// Calls that capability mode forbids: their entry of sysent[] lacks the flag.
+pub const FORBIDDEN: u64 = 543;
+
 /// Makes a system call of AIO, through whatever sysent[] holds.
 pub fn aio_call(number: u64, args: &mut [u64; 8]) -> Result<u64, Errno> {
     let td = sched::curthread();
@@ -709,8 +749,6 @@ pub fn aio_call(number: u64, args: &mut [u64; 8]) -> Result<u64, Errno> {
     // SAFETY: the entry is inside the table; what is there takes a thread and the arguments.
     let code = unsafe {
         let function = (*table.add(number as usize)).sy_call;
-        let function: Option<unsafe extern "C" fn(*mut sys::thread, *mut c_void) -> c_int> =
-            std::mem::transmute(function);
         let function = function.expect("made at start");
         sched::in_module(|| function(td, args.as_mut_ptr().cast()))
     };
@@ -898,6 +936,25 @@ pub fn sysctl_handle_int_handler() -> sysctl::Handler {
     Some(sysctl_handle_int)
 }
 
+/// Threads that must not fault on user memory.
+static NO_FAULTS: Held<std::collections::BTreeSet<sched::Tid>> =
+    Held::new(std::collections::BTreeSet::new());
+
+/// Whether a copy to the user's memory fails here because its page is not there, which the seed
+/// decides for threads that must not fault.
+pub fn page_is_missing() -> bool {
+    let me = sched::current();
+    NO_FAULTS.with(|set| set.contains(&me)) && sched::random(16) == 0
+}
+
+/// Checks that the thread may fault again.
+pub fn assert_may_fault(what: &str) {
+    let me = sched::current();
+    if NO_FAULTS.with(|set| set.contains(&me)) {
+        report::panic(&format!("{what} returns with page faults disabled"));
+    }
+}
+
 // Events.
 
 struct Handler {
@@ -960,10 +1017,10 @@ fn format_c(format: *const c_char, args: &[u64]) -> String {
                 '%' => out.push('%'),
                 's' => {
                     let at = next() as *const c_char;
-                    // SAFETY: what %s is given is a C string or null.
                     let text = if at.is_null() {
                         "(null)".into()
                     } else {
+                        // SAFETY: what %s is given is a C string.
                         unsafe { CStr::from_ptr(at) }.to_string_lossy()
                     };
                     out.push_str(&text);

@@ -68,9 +68,12 @@ pub fn start() {
         }
         Filter { ops, users: 0 }
     };
+    // EVFILT_USER, as far as it needs no trigger.
+    let user: *mut sys::filterops = mem::new_object();
     let lock = new_lock(c"knlist lock for lockless objects");
     KQUEUES.with(|all| {
         all.lock = lock;
+        all.filters[index(sys::EVFILT_USER).expect("a filter")] = Filter { ops: user, users: 0 };
         all.filters[index(sys::EVFILT_AIO).expect("a filter")] = filter(builtin_attach_aio);
         all.filters[index(sys::EVFILT_LIO).expect("a filter")] = filter(builtin_attach_lio);
     });
@@ -489,11 +492,16 @@ fn unlock_its_list(list: *mut sys::knlist) {
 }
 
 /// Whether the filter answers registrations and reports itself.
-fn touch(kn: *mut sys::knote, kev: *mut sys::kevent, what: u32) -> bool {
+fn touch(
+    ops: *const sys::filterops,
+    kn: *mut sys::knote,
+    kev: *mut sys::kevent,
+    what: u32,
+) -> bool {
     // SAFETY: the filter's own function, for its knote in flux.
     unsafe {
-        match (*(*kn).kn_fop).f_touch {
-            Some(function) if (*(*kn).kn_fop).f_isfd == 0 => {
+        match (*ops).f_touch {
+            Some(function) if (*ops).f_isfd == 0 => {
                 sched::in_module(|| function(kn, kev, u64::from(what)));
                 true
             }
@@ -611,7 +619,7 @@ fn register_locked(
                 // SAFETY: in flux.
                 unsafe { (*kn).kn_kevent.udata = kev.udata };
             }
-            if !touch(kn, kev, EVENT_REGISTER) {
+            if !touch(ops, kn, kev, EVENT_REGISTER) {
                 // SAFETY: in flux.
                 unsafe {
                     (*kn).kn_sfflags = kev.fflags as c_int;
@@ -769,7 +777,9 @@ fn scan(id: usize, most: usize) -> Vec<sys::kevent> {
         if fires {
             // SAFETY: integers and pointers.
             let mut kev: sys::kevent = unsafe { std::mem::zeroed() };
-            if !touch(kn, &mut kev, EVENT_PROCESS) {
+            // SAFETY: in flux.
+            let ops = unsafe { (*kn).kn_fop };
+            if !touch(ops, kn, &mut kev, EVENT_PROCESS) {
                 // SAFETY: in flux.
                 kev = unsafe { (*kn).kn_kevent };
                 if flags & sys::EV_CLEAR != 0 {

@@ -407,14 +407,16 @@ pub fn register_init(data: *const sys::moduledata) {
 fn event(data: *const sys::moduledata, what: c_int) -> c_int {
     // SAFETY: a module's data, valid while it is loaded; the handler takes the module, which it
     // does not look into, the event and its own argument.
-    unsafe {
+    let code = unsafe {
         match (*data).evhand {
             Some(handler) => {
                 sched::in_module(|| handler(data.cast_mut().cast(), what, (*data).priv_))
             }
             None => 0,
         }
-    }
+    };
+    sched::assert_no_locks("a module event");
+    code
 }
 
 fn uninit(kld: &Kld) {
@@ -491,7 +493,7 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
     let mut frame = rbp;
     for _ in 0..24 {
         if frame < 0x10000
-            || frame % 8 != 0
+            || !frame.is_multiple_of(8)
             || (rip as usize) < AREA
             || rip as usize >= AREA + AREA_SIZE
         {

@@ -307,6 +307,12 @@ pub fn pid() -> i32 {
     PROCS.with(|procs| procs.threads[&me].pid)
 }
 
+/// The current thread's number.
+pub fn thread_number() -> i64 {
+    let me = sched::current();
+    PROCS.with(|procs| procs.threads[&me].number)
+}
+
 /// The current process.
 pub fn with<R>(action: impl FnOnce(&mut Proc) -> R) -> R {
     let me = sched::current();
@@ -450,7 +456,7 @@ fn run(mut frame: Frame) {
                     other => other,
                 };
                 PROCS.with(|procs| {
-                    procs.threads.get_mut(&me).expect("running").pending.bits |= 1 << signal
+                    procs.threads.get_mut(&me).expect("running").pending.bits |= signal::bit(signal)
                 });
             }
         }
@@ -460,7 +466,14 @@ fn run(mut frame: Frame) {
 
 /// thr_new(2).
 pub fn new_thread(frame: Frame) -> Result<i64, Errno> {
-    Ok(start_thread(pid(), move || run(frame))?.1)
+    let me = sched::current();
+    let (tid, number) = start_thread(pid(), move || run(frame))?;
+    // It begins with its maker's mask.
+    PROCS.with(|procs| {
+        let mask = procs.threads[&me].mask;
+        procs.threads.get_mut(&tid).expect("just made").mask = mask;
+    });
+    Ok(number)
 }
 
 /// fork(2): the child goes on with `frame`.
@@ -471,10 +484,11 @@ pub fn fork(frame: Frame) -> Result<i32, Errno> {
     let me = sched::current();
     PROCS.with(|procs| {
         let its = &procs.table[&parent];
-        let files = its
-            .files
-            .iter()
-            .map(|slot| slot.as_ref().map(|its| Descriptor { fp: file::hold(its.fp), ..*its }));
+        let files = its.files.iter().map(|slot| {
+            slot.as_ref()
+                .filter(|its| !file::is_kqueue(its.fp))
+                .map(|its| Descriptor { fp: file::hold(its.fp), ..*its })
+        });
         let (files, name, group) = (files.collect(), its.name.clone(), its.group);
         let (cwd, exe, actions) = (its.cwd.clone(), its.exe.clone(), its.actions);
         let capability = its.in_capability_mode;

@@ -13,10 +13,12 @@ const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
                     [--limit SECONDS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern load KO...
        hostkern functions
 
 run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
        status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
+load   loads the files, unloads them in the opposite order, and looks for what is left over.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace.
 ";
 
@@ -116,6 +118,9 @@ pub fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if command == "load" {
+        return load(rest);
+    }
     let options = match parse(rest) {
         Ok(options) => options,
         Err(why) => {
@@ -193,10 +198,7 @@ fn one(options: Options) -> ExitCode {
         })
         .collect();
     sched::configure(options.seed, options.policy, options.spurious);
-    mem::start();
-    vm::start();
-    user::start();
-    file_and_modules();
+    boot();
     let first = proc::start_kernel(move || {
         kernel_thread(&gate, &engine, &programs, &options, started);
     });
@@ -206,7 +208,74 @@ fn one(options: Options) -> ExitCode {
     }
 }
 
-fn file_and_modules() {
+/// Only loads and unloads modules.
+fn load(files: &[String]) -> ExitCode {
+    without_randomisation();
+    stay_on_one_processor();
+    report::catch_panics();
+    let files: Vec<(String, Vec<u8>)> = files
+        .iter()
+        .map(|file| {
+            let bytes = std::fs::read(file)
+                .unwrap_or_else(|error| report::give_up(&format!("{file}: {error}")));
+            let name = file.rsplit('/').next().unwrap_or(file);
+            (name.to_owned(), bytes)
+        })
+        .collect();
+    sched::configure(1, Some(Policy::Block), 0);
+    boot();
+    let first = proc::start_kernel(move || {
+        for (name, bytes) in &files {
+            match module::load(name, bytes) {
+                Ok(()) => report::console(&format!("hostkern: load {name}: ok\n")),
+                Err(why) => report::give_up(&format!("kldload: {why}")),
+            }
+        }
+        for (name, _) in files.iter().rev() {
+            match module::unload(name) {
+                Ok(()) => report::console(&format!("hostkern: unload {name}: ok\n")),
+                Err(errno) => {
+                    report::console(&format!("hostkern: unload {name}: errno {errno}\n"));
+                }
+            }
+        }
+        let left = settled();
+        mem::audit();
+        for why in &left {
+            report::console(&format!("hostkern: LEFT OVER: {why}\n"));
+        }
+        report::end(if left.is_empty() { 0 } else { report::PANIC });
+    });
+    sched::begin(first);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// What is left over when no program and no engine is there, after a little while: the last workers
+/// are on their way out.
+fn settled() -> Vec<String> {
+    let all = || {
+        let mut left = proc::leftovers();
+        left.extend(file::leftovers());
+        left.extend(kqueue::leftovers());
+        left
+    };
+    for _ in 0..100 {
+        if all().is_empty() {
+            break;
+        }
+        let soon = sched::now() + SECOND / 100;
+        sched::sleep(3, false, "settle", Some(soon), || ());
+    }
+    all()
+}
+
+/// Makes the machine, without a thread.
+fn boot() {
+    mem::start();
+    vm::start();
+    user::start();
     module::start();
     file::start();
     proc::start();
@@ -264,7 +333,10 @@ fn kernel_thread(
             Ok(pid) => proc::wait_for_program(pid),
             Err(error) => {
                 let program = program.display();
-                report::console(&format!("hostkern: {program} cannot be started: errno {}\n", error.0));
+                report::console(&format!(
+                    "hostkern: {program} cannot be started: errno {}\n",
+                    error.0
+                ));
                 report::end(report::BROKEN);
             }
         };
@@ -288,17 +360,7 @@ fn kernel_thread(
         }
     }
     if !options.keep_loaded {
-        // The last workers are on their way out.
-        for _ in 0..100 {
-            if proc::leftovers().is_empty() {
-                break;
-            }
-            let soon = sched::now() + SECOND / 100;
-            sched::sleep(3, false, "settle", Some(soon), || ());
-        }
-        bad.extend(proc::leftovers());
-        bad.extend(file::leftovers());
-        bad.extend(kqueue::leftovers());
+        bad.extend(settled());
     }
     mem::audit();
     if options.verbose {
@@ -409,7 +471,7 @@ fn many(options: &Options) -> ExitCode {
                     if let Some(trace) = trace
                         && run.expected.is_none()
                         && options.recheck != 0
-                        && run.seed % options.recheck == 0
+                        && run.seed.is_multiple_of(options.recheck)
                     {
                         queue.push((run.seed, Some(trace)));
                     }

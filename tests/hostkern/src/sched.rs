@@ -655,13 +655,13 @@ pub fn mtx_lock(word: *mut usize) {
     let mutex = checked(word, "locked");
     let name = mutex_name(mutex);
     let me = curthread() as usize;
-    check_order(&name);
     // SAFETY: an initialised mutex; only the running thread touches it.
+    if unsafe { word.read_volatile() } == me {
+        report::panic(&format!("mutex {name} is locked by its owner"));
+    }
+    check_order(&name);
+    // SAFETY: as above.
     while unsafe { word.read_volatile() } != sys::MTX_UNOWNED as usize {
-        // SAFETY: as above.
-        if unsafe { word.read_volatile() } == me {
-            report::panic(&format!("mutex {name} is locked by its owner"));
-        }
         block(word as u64);
         checked(word, "waited for");
     }

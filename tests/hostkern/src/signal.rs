@@ -20,6 +20,11 @@ const SA_SIGINFO: i32 = 0x40;
 /// One more than the highest number.
 pub const SIGNALS: usize = 129;
 
+/// A signal's bit in a set.
+pub fn bit(signal: i32) -> u128 {
+    1 << (signal - 1)
+}
+
 /// What a process does about a signal.
 #[derive(Clone, Copy, Default)]
 pub struct Action {
@@ -50,7 +55,7 @@ pub struct Queue {
 
 impl Queue {
     fn set(&self) -> u128 {
-        self.infos.iter().fold(self.bits, |set, (signal, _)| set | 1 << signal)
+        self.infos.iter().fold(self.bits, |set, (signal, _)| set | bit(*signal))
     }
 
     /// Takes one signal off, the oldest of its number.
@@ -61,8 +66,8 @@ impl Queue {
                 Info::Borrowed(ksi) => borrowed(ksi),
             });
         }
-        let had = self.bits & 1 << signal != 0;
-        self.bits &= !(1 << signal);
+        let had = self.bits & bit(signal) != 0;
+        self.bits &= !bit(signal);
         had.then(|| plain_info(signal, SI_USER))
     }
 
@@ -155,7 +160,7 @@ pub fn post_thread(number: i64, signal: i32) -> Result<(), Errno> {
         let found =
             procs.threads.iter_mut().find(|(_, its)| its.pid == mine && its.number == number);
         found.map(|(&tid, its)| {
-            its.pending.bits |= 1 << signal;
+            its.pending.bits |= bit(signal);
             tid
         })
     });
@@ -192,10 +197,10 @@ impl Proc {
     /// Pending signals that are not ignored.
     fn due(&self, thread: &Thread) -> u128 {
         let mut due = (self.pending.set() | thread.pending.set()) & !thread.mask;
-        for signal in 1..SIGNALS - 1 {
+        for signal in 1..SIGNALS {
             let action = self.actions[signal];
             if action.handler == 1 || (action.handler == 0 && IGNORED.contains(&(signal as i32))) {
-                due &= !(1 << signal);
+                due &= !bit(signal as i32);
             }
         }
         due
@@ -218,7 +223,7 @@ pub fn interruption(tid: Tid) -> Option<i32> {
         let awaited = (its.pending.set() | thread.pending.set()) & thread.waiting;
         let due = its.due(thread) | awaited;
         (due != 0).then(|| {
-            let action = its.actions[due.trailing_zeros() as usize];
+            let action = its.actions[due.trailing_zeros() as usize + 1];
             if action.handler > 1 && action.flags & SA_RESTART == 0 { EINTR.0 } else { ERESTART.0 }
         })
     })
@@ -242,7 +247,7 @@ pub fn deliver(frame: &mut Frame) -> Delivery {
         let its = procs.table.get_mut(&pid).expect("running");
         let due = its.due(thread);
         (due != 0).then(|| {
-            let signal = due.trailing_zeros() as i32;
+            let signal = due.trailing_zeros() as i32 + 1;
             let info = thread.pending.take(signal).or_else(|| its.pending.take(signal));
             (signal, its.actions[signal as usize], info.expect("it is due"))
         })
@@ -260,7 +265,7 @@ pub fn deliver(frame: &mut Frame) -> Delivery {
     PROCS.with(|procs| {
         let thread = procs.threads.get_mut(&me).expect("running");
         thread.saved.push((frame.clone(), thread.mask));
-        thread.mask |= action.mask | 1 << signal;
+        thread.mask |= action.mask | bit(signal);
     });
     frame.rsp = stack;
     frame.rdi = signal as u64;
@@ -290,7 +295,7 @@ pub fn set_mask(how: i32, set: Option<u128>) -> Result<u128, Errno> {
         let thread = procs.threads.get_mut(&me).expect("running");
         let old = thread.mask;
         if let Some(set) = set {
-            let set = set & !(1 << SIGKILL | 1 << 17);
+            let set = set & !(bit(SIGKILL) | bit(17));
             thread.mask = match how {
                 1 => old | set,
                 2 => old & !set,
@@ -324,7 +329,7 @@ pub fn wait_for(set: u128, until: Option<i64>) -> Result<(i32, SigInfo), Errno> 
             let its = procs.table.get_mut(&pid).expect("running");
             let there = (thread.pending.set() | its.pending.set()) & set;
             (there != 0).then(|| {
-                let signal = there.trailing_zeros() as i32;
+                let signal = there.trailing_zeros() as i32 + 1;
                 let info = thread.pending.take(signal).or_else(|| its.pending.take(signal));
                 (signal, info.expect("it is there"))
             })
@@ -398,7 +403,7 @@ pub fn send(p: *mut sys::proc_, td: *mut sys::thread, signal: i32, ksi: *mut sys
                 }
                 queue.infos.push((signal, info));
             }
-            None => queue.bits |= 1 << signal,
+            None => queue.bits |= bit(signal),
         }
         target.map_or(its.threads.clone(), |tid| vec![tid])
     });

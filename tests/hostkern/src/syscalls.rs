@@ -61,6 +61,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
             child.rflags &= !1;
             proc::fork(child).map(|pid| pid as u64)
         }
+        imports::FORBIDDEN if proc::with(|its| its.in_capability_mode) => Err(ECAPMODE),
         number if imports::is_aio(number) => imports::aio_call(number, &mut args),
         number => call(number, &args),
     };
@@ -83,6 +84,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         }
     }
     sched::assert_no_locks("a system call");
+    imports::assert_may_fault("a system call");
     true
 }
 
@@ -95,6 +97,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         5 => open(a(0), int(1), a(2) as u32),
         6 => close(int(0)),
         7 => wait4(int(0), a(1), int(2)),
+        // SAFETY: a C string.
         10 => on_path(a(0), |path| unsafe { libc::unlink(path) }),
         12 => chdir(a(0)),
         20 => Ok(proc::pid() as u64),
@@ -109,9 +112,12 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         92 => fcntl(int(0), int(1), int(2)),
         95 => with_fd(int(0), |_| Ok(0)),
         117 => getrusage(a(1)),
+        // SAFETY: a C string.
         132 => on_path(a(0), |path| unsafe { libc::mkfifo(path, a(1) as u32) }),
         135 => socketpair(a(3)),
+        // SAFETY: a C string.
         136 => on_path(a(0), |path| unsafe { libc::mkdir(path, a(1) as u32) }),
+        // SAFETY: a C string.
         137 => on_path(a(0), |path| unsafe { libc::rmdir(path) }),
         194 => getrlimit(int(0), a(1)),
         195 => setrlimit(int(0), a(1)),
@@ -129,6 +135,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         346 => sigwait(a(0), a(1), None),
         362 => add_fd(file::kqueue(), 0, false),
         416 => sigaction(int(0), a(1), a(2)),
+        432 => vm::write(a(0), proc::thread_number()).map(|()| 0),
         433 => signal::post_thread(a(0) as i64, int(1)).map(|()| 0),
         454 => umtx_op(a(0), int(1), a(2)),
         455 => thr_new(a(0)),
@@ -435,7 +442,7 @@ fn fstat(fd: i32, at: u64) -> Result {
 fn fstatfs(fd: i32, at: u64) -> Result {
     with_fd(fd, |_| {
         let mut bytes = [0u8; 2344];
-        bytes[280..286].copy_from_slice(b"hostfs");
+        bytes[280..280 + file::FS_TYPE.len()].copy_from_slice(file::FS_TYPE);
         vm::copyout(bytes.as_ptr(), at, bytes.len())?;
         Ok(0)
     })
@@ -517,7 +524,7 @@ fn sigaction(signal: i32, new: u64, old: u64) -> Result {
         // handler, then flags, then four words of mask whose bit 0 is signal 1.
         let low = words[1] >> 32 | words[2] << 32;
         let high = words[2] >> 32 | words[3] << 32;
-        let mask = (u128::from(high) << 64 | u128::from(low)) << 1;
+        let mask = u128::from(high) << 64 | u128::from(low);
         let action = signal::Action { handler: words[0], flags: words[1] as i32, mask };
         proc::with(|its| its.actions[signal as usize] = action);
     }
@@ -530,11 +537,10 @@ fn sigaction(signal: i32, new: u64, old: u64) -> Result {
 /// A sigset_t of the program's; bit 0 is signal 1.
 fn get_set(at: u64) -> Result<u128> {
     let [low, high]: [u64; 2] = vm::read(at)?;
-    Ok((u128::from(high) << 64 | u128::from(low)) << 1)
+    Ok(u128::from(high) << 64 | u128::from(low))
 }
 
 fn put_set(at: u64, set: u128) -> Result<()> {
-    let set = set >> 1;
     vm::write(at, [set as u64, (set >> 64) as u64])
 }
 

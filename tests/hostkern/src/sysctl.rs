@@ -61,7 +61,27 @@ pub fn start() {
     int(ipc_aio, "target_procs", 4, true);
     int(ipc_aio, "lifetime", 30 * imports::HZ, true);
     int(kern, "osreldate", sys::HOSTKERN_FREEBSD_VERSION as i32, false);
+    let features = node(kern, "features");
+    int(features, "aio", 1, false);
+    posix();
+    let security = node(0, "security");
+    let bsd = node(security, "bsd");
+    int(bsd, "unprivileged_mlock", 1, true);
     int(kern, "maxproc", crate::proc::MAX_PROCS as i32, false);
+}
+
+/// What sysconf(3) asks for.
+fn posix() {
+    let node_of = node(0, "p1003_1b");
+    int(node_of, "asynchronous_io", 200_112, false);
+    // The same variable as the limit of the queue.
+    let limit = find_named("vfs.aio.max_aio_queue_per_proc").expect("made before");
+    // SAFETY: our integers are never removed.
+    let cell = unsafe { (*limit).oid_arg1 };
+    let kind = sys::CTLTYPE_INT | CTLFLAG_RD;
+    insert(0, node_of, "aio_listio_max", kind, cell, 0, imports::sysctl_handle_int_handler());
+    int(node_of, "aio_max", 1024, false);
+    int(node_of, "aio_prio_delta_max", 0, false);
 }
 
 fn children(oid: *mut sys::sysctl_oid) -> usize {

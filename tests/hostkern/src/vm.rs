@@ -134,6 +134,8 @@ struct Entry {
 #[derive(Default)]
 struct Map {
     entries: BTreeMap<u64, Entry>,
+    /// Pages that mlock(2) holds.
+    wired: std::collections::BTreeSet<u64>,
     /// Changes with the entries.
     version: u64,
 }
@@ -238,6 +240,7 @@ impl Map {
     /// Removes what is in a range, cutting entries at its ends.
     fn cut(&mut self, start: u64, end: u64) -> Vec<(u64, Entry)> {
         let mut out = Vec::new();
+        self.wired.retain(|page| !(start..end).contains(page));
         let touched: Vec<u64> = self
             .entries
             .iter()
@@ -294,7 +297,7 @@ pub fn map(
     };
     let removed = with_map(vm as usize, |map| {
         let at = if at == 0 { map.find_room(len).ok_or(ENOMEM)? } else { at };
-        if at % PAGE != 0 || at < WINDOW_START || at + len > WINDOW_END {
+        if !at.is_multiple_of(PAGE) || at < WINDOW_START || at + len > WINDOW_END {
             return Err(EINVAL);
         }
         let removed = map.cut(at, at + len);
@@ -331,7 +334,10 @@ fn map_file(fd: RawFd, len: u64, shared: bool) -> Result<Object, Errno> {
 /// munmap(2).
 pub fn unmap(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
     let len = len.next_multiple_of(PAGE);
-    if at % PAGE != 0 || len == 0 || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
+    if !at.is_multiple_of(PAGE)
+        || len == 0
+        || at.checked_add(len).is_none_or(|end| end > WINDOW_END)
+    {
         return Err(EINVAL);
     }
     let removed = with_map(vm as usize, |map| map.cut(at, at + len));
@@ -342,7 +348,7 @@ pub fn unmap(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
 
 /// mprotect(2).
 pub fn protect(vm: *mut sys::vmspace, at: u64, len: u64, prot: i32) -> Result<(), Errno> {
-    if at % PAGE != 0 || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
+    if !at.is_multiple_of(PAGE) || at.checked_add(len).is_none_or(|end| end > WINDOW_END) {
         return Err(EINVAL);
     }
     with_map(vm as usize, |map| {
@@ -353,17 +359,20 @@ pub fn protect(vm: *mut sys::vmspace, at: u64, len: u64, prot: i32) -> Result<()
     Ok(())
 }
 
-/// mlock(2), which changes nothing here: whether all of the range is mapped.
-pub fn wire(vm: *mut sys::vmspace, at: u64, len: u64) -> Result<(), Errno> {
-    let end = (at + len).next_multiple_of(PAGE);
-    let mut page = at & !(PAGE - 1);
-    while page < end {
-        if !with_map(vm as usize, |map| map.entry_at(page).is_some()) {
+/// mlock(2), within a limit of bytes.
+pub fn wire(vm: *mut sys::vmspace, at: u64, len: u64, limit: u64) -> Result<(), Errno> {
+    let pages: Vec<u64> =
+        (at / PAGE..(at + len).div_ceil(PAGE)).map(|page| page * PAGE).take(1 << 20).collect();
+    with_map(vm as usize, |map| {
+        if (map.wired.len() + pages.len()) as u64 * PAGE > limit {
             return Err(ENOMEM);
         }
-        page += PAGE;
-    }
-    Ok(())
+        if pages.iter().any(|&page| map.entry_at(page).is_none()) {
+            return Err(ENOMEM);
+        }
+        map.wired.extend(&pages);
+        Ok(())
+    })
 }
 
 /// A copy for fork(2): private memory is copied, shared memory is shared.
@@ -428,7 +437,7 @@ static ENTRIES: AtomicU64 = AtomicU64::new(0);
 /// is what a call of AIO costs most.
 pub fn shut_window() {
     let entries = ENTRIES.fetch_add(1, Ordering::Relaxed);
-    if entries < 2000 || entries % 16 == 0 {
+    if entries < 2000 || entries.is_multiple_of(16) {
         close_window();
     }
 }
@@ -490,6 +499,9 @@ pub fn each_run(
 ) -> (usize, Result<(), Errno>) {
     let vm = current();
     let mut done = 0;
+    if crate::imports::page_is_missing() {
+        return (0, Err(EFAULT));
+    }
     while done < len {
         let Some((host, room)) = at.checked_add(done as u64).and_then(|at| resolve(vm, at, write))
         else {

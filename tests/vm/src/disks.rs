@@ -17,6 +17,8 @@ const RAW_DISK: u64 = 1 << 30;
 const SCRATCH_MIB: u64 = 1024;
 /// What must be free where the disks are made.
 const FREE_MIB: u64 = 2048;
+/// The programs that a guest gets for i386 too.
+const PROGRAMS32: [&str; 5] = ["aio_demo", "conformance", "deliver", "fuzz", "stress"];
 /// Makes the disks of a boot.
 pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, String> {
     let out = &options.out;
@@ -34,7 +36,9 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "runner",
         "aio_demo",
         "aio_copytree",
+        "bench",
         "conformance",
+        "deliver",
         "fuzz",
         "holder",
         "noworker",
@@ -53,6 +57,14 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
                 "no guest programs in {}: build them first (make programs)",
                 options.programs.display()
             ));
+        }
+    }
+    let bin32 = stage.join("bin32");
+    fs::create_dir_all(&bin32).map_err(failed(&bin32))?;
+    for name in PROGRAMS32 {
+        let from = options.programs32.join(name);
+        if from.is_file() {
+            fs::copy(&from, bin32.join(name)).map_err(failed(&bin32))?;
         }
     }
     if options.module {

@@ -12,7 +12,7 @@ use crate::report::{self, Report};
 use crate::symbols::{self, Symbols};
 use crate::trouble;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Outcome {
     pub last_lines: String,
     /// Where the console's text is.
     pub log: PathBuf,
+    /// What the kernel died of at a first try, before anything of ours was there.
+    pub early: Option<String>,
 }
 
 /// Boots a machine and works through a plan.
@@ -54,9 +56,24 @@ pub fn run(
     label: &str,
     plan: &Plan,
 ) -> Result<Outcome, String> {
-    let mut guest = Guest::boot(options, machine, label, &plan.text)?;
-    let result = log_in(&mut guest.console, BOOT_SILENCE).and_then(|()| guest.work(plan.silence));
-    Ok(guest.finish(result.err()))
+    let mut early = None;
+    loop {
+        let mut guest = Guest::boot(options, machine, label, &plan.text)?;
+        let result = match log_in(&mut guest.console, BOOT_SILENCE) {
+            // An emulated machine's kernel may die while it starts its processors. Nothing of ours
+            // was there yet, so it is tried once more, and said.
+            Err(Failure::Stop(Stop::Panic)) if early.is_none() => {
+                let line = trouble::panic_line(&guest.console.text).unwrap_or("panic");
+                eprintln!("vm: {}: {line} before log-in, without us: once more", machine.name);
+                early = Some(line.to_owned());
+                let _ = fs::rename(&guest.log, guest.log.with_extension("early.log"));
+                continue;
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => guest.work(plan.silence),
+        };
+        return Ok(Outcome { early, ..guest.finish(result.err()) });
+    }
 }
 
 /// Boots a machine, loads the module as the plan says, and connects a person.
@@ -111,7 +128,7 @@ impl<'a> Guest<'a> {
         let label = format!("{}-{label}", machine.name);
         let disks = make_disks(options, &label, plan)?;
         let log = options.out.join(format!("{label}.log"));
-        let size = Size { smp: options.smp, mem: options.mem };
+        let size = Size { smp: options.smp, mem: options.mem, icount: options.icount };
         let (program, args, destroy) = if options.bhyve {
             let copy = options.out.join("disk-copy.img");
             if let Boot::Disk { image, .. } = &machine.boot {
@@ -121,8 +138,14 @@ impl<'a> Guest<'a> {
             let (args, name) = hypervisor::bhyve(machine, &copy, &disks, size, std::process::id())?;
             ("bhyve", args, Some(name))
         } else {
-            let kvm = options.accel == "kvm" || (options.accel == "auto" && kvm_is_usable());
-            ("qemu-system-x86_64", hypervisor::qemu(machine, &disks, size, kvm), None)
+            let kvm = options.icount.is_none()
+                && (options.accel == "kvm" || (options.accel == "auto" && kvm_is_usable()));
+            let mut args = hypervisor::qemu(machine, &disks, size, kvm);
+            if let Some(plugin) = &options.profile {
+                args.push("-plugin".into());
+                args.push(hypervisor::plugin(plugin, &profile_file(&log)));
+            }
+            ("qemu-system-x86_64", args, None)
         };
         let console = Console::start(program, &args, &log, options.timeout)?;
         Ok(Self { options, machine, console, disks, log, destroy })
@@ -133,8 +156,14 @@ impl<'a> Guest<'a> {
         let from = self.console.text.len();
         self.console.send("mount -uw /; mkdir -p /mnt; mount -t ufs -o ro /dev/vtbd1 /mnt && \\");
         self.console.send("/mnt/bin/runner /mnt/plan /dev/vtbd2; echo vm-over-$((40+2))=$?");
+        let report = &self.disks.report;
+        // Where instructions are the clock, the delays before the power goes off take minutes.
+        let hurry = self.options.icount.is_some();
         let ended = self.console.wait(silence, |console| {
             let text = &console.text[from..];
+            if hurry && text.contains("\n@done\n") && read_report(report).done {
+                return Some(true);
+            }
             let at = text.find("vm-over-42=")?;
             text[at..].split_once('\n').map(|(status, _)| status.trim() == "vm-over-42=0")
         });
@@ -148,8 +177,7 @@ impl<'a> Guest<'a> {
     }
 
     fn report(&self) -> Report {
-        let disk = fs::read(&self.disks.report).unwrap_or_default();
-        Report::parse(&report::text_of_disk(&disk))
+        read_report(&self.disks.report)
     }
 
     fn finish(mut self, failure: Option<Failure>) -> Outcome {
@@ -180,6 +208,7 @@ impl<'a> Guest<'a> {
             trouble,
             last_lines,
             log: self.log.clone(),
+            early: None,
         }
     }
 
@@ -208,16 +237,31 @@ impl<'a> Guest<'a> {
         let lines: Vec<&str> = text[from..].lines().collect();
         let (skip, count) = if from > 0 { (0, 80) } else { (lines.len().saturating_sub(25), 25) };
         let tail: Vec<&str> = lines.into_iter().skip(skip).take(count).collect();
-        let mut files = Vec::new();
-        let kldstat = report.run("kldstat").map(|run| run.out.join("\n")).unwrap_or_default();
-        for (name, base) in symbols::kldstat(&kldstat) {
-            files.extend(Symbols::read(&self.options.modules.join(name), base));
-        }
-        if let Boot::Direct { kernel, .. } = &self.machine.boot {
-            files.extend(Symbols::read(kernel, 0));
-        }
+        let files = symbols(self.options, self.machine, report);
         symbols::annotate(&tail.join("\n"), &files)
     }
+}
+
+fn read_report(disk: &Path) -> Report {
+    Report::parse(&report::text_of_disk(&fs::read(disk).unwrap_or_default()))
+}
+
+/// The functions of the modules that a guest loaded, and of its kernel.
+pub fn symbols(options: &Options, machine: &Machine, report: &Report) -> Vec<Symbols> {
+    let mut files = Vec::new();
+    let kldstat = report.run("kldstat").map(|run| run.out.join("\n")).unwrap_or_default();
+    for (name, base) in symbols::kldstat(&kldstat) {
+        files.extend(Symbols::read(&options.modules.join(name), base));
+    }
+    if let Boot::Direct { kernel, .. } = &machine.boot {
+        files.extend(Symbols::read(kernel, 0));
+    }
+    files
+}
+
+/// Where QEMU's plugin writes the profile of a boot.
+pub fn profile_file(log: &Path) -> PathBuf {
+    log.with_extension("profile")
 }
 
 /// Why a guest did not come to its end, in one line.

@@ -28,6 +28,8 @@ pub struct Size {
     pub smp: u32,
     /// Memory in MiB.
     pub mem: u32,
+    /// Count instructions, each of 2 to this power nanoseconds.
+    pub icount: Option<u8>,
 }
 
 /// QEMU's arguments.
@@ -38,6 +40,11 @@ pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<Stri
     add(&["-m", &size.mem.to_string(), "-smp", &size.smp.to_string()]);
     if kvm {
         add(&["-accel", "kvm", "-cpu", "host"]);
+    } else if let Some(shift) = size.icount {
+        // Time is what instructions make it; an idle machine goes to the next timer at once. Counting
+        // takes one thread, and so one processor.
+        add(&["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]);
+        add(&["-icount", &format!("shift={shift},sleep=off")]);
     } else {
         // "max" has SMAP, so a kernel that touches user memory without care is caught.
         add(&[
@@ -70,6 +77,12 @@ pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<Stri
         add(&["-kernel", &kernel, "-append", environment]);
     }
     args
+}
+
+/// The value of QEMU's -plugin: a plugin, and the file it is to write.
+pub fn plugin(plugin: &Path, out: &Path) -> String {
+    let name = |path: &Path| path.display().to_string().replace(',', ",,");
+    format!("file={},out={}", name(plugin), name(out))
 }
 
 /// bhyve's arguments, and the name of its machine for `bhyvectl --destroy --vm=`. The disk must be
@@ -122,7 +135,7 @@ mod tests {
         }
     }
 
-    const SIZE: Size = Size { smp: 2, mem: 1024 };
+    const SIZE: Size = Size { smp: 2, mem: 1024, icount: None };
 
     #[test]
     fn qemu_boots_a_kernel_without_writing_the_root() {
@@ -152,6 +165,15 @@ mod tests {
             .collect();
         assert!(order.is_sorted());
         assert!(line.contains("file=/o/files,format=raw,if=virtio,readonly=on"));
+    }
+
+    #[test]
+    fn qemu_counts_instructions() {
+        let boot = Boot::Direct { kernel: "/v/kernel".into(), root: "/v/root.img".into() };
+        let size = Size { smp: 1, icount: Some(0), ..SIZE };
+        let line = qemu(&Machine { name: "plain", boot }, &disks(), size, false).join(" ");
+        assert!(line.contains("-smp 1 -accel tcg,thread=single"), "{line}");
+        assert!(line.contains("-icount shift=0,sleep=off"), "{line}");
     }
 
     #[test]

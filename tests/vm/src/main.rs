@@ -8,6 +8,7 @@
 //! raw disk, so that kernel messages on the console spoil nothing. The console is watched for
 //! panics, hangs and complaints. The machine's own image is never written.
 
+mod bench;
 mod console;
 mod disks;
 mod guest;
@@ -17,6 +18,7 @@ mod leak;
 mod login;
 mod options;
 mod plan;
+mod profile;
 mod report;
 mod symbols;
 mod table;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
                 let machine = one_machine(&options)?;
                 guest::shell(&options, &machine, &plan::shell(&options)).map(|()| true)
             }
+            Command::Bench => measure(&options),
             Command::Exec(command) => exec(&options, command),
         }
     });
@@ -129,6 +132,112 @@ fn run(options: &Options) -> Result<bool, String> {
     Ok(good && report.errors.is_empty())
 }
 
+/// `vm bench`: figures of both engines, side by side. They are never judged; only a boot that does
+/// not come to its end is a failure.
+fn measure(options: &Options) -> Result<bool, String> {
+    let kernel = if options.kernel == "both" { "plain" } else { &options.kernel };
+    let machine = one_machine(&Options { kernel: kernel.to_owned(), ..options.clone() })?;
+    if options.profile.is_some() {
+        return profiles(options, &machine);
+    }
+    let mut good = true;
+    let mut runs = |counted: bool, module: bool| -> Result<bench::Runs, String> {
+        let mut runs = bench::Runs { module, boots: Vec::new() };
+        let options = Options {
+            module,
+            smp: if counted { 1 } else { options.smp },
+            icount: counted.then_some(0),
+            // A clock wants more of them than a count.
+            percent: if counted { options.percent } else { options.percent * 10 },
+            ..options.clone()
+        };
+        let engine = if module { "aio_rs" } else { "built-in" };
+        let kind = if counted { "counted" } else { "timed" };
+        for number in 1..=if counted { options.boots } else { options.timed } {
+            let label = format!("bench-{kind}-{engine}-{number}");
+            let outcome = boot(&options, &machine, &label, &plan::bench(&options))?;
+            let row = boot_row(&options, machine.name, &label, &outcome);
+            if row.mark != table::Mark::Passed {
+                println!("vm: {label}: FAILED: {}", row.reason);
+                good = false;
+            }
+            let run = outcome.report.run("bench");
+            let found = run.map(|run| bench::Boot::parse(&run.out)).unwrap_or_default();
+            if counted && !found.counts() {
+                println!(
+                    "vm: {label}: FAILED: the time stamp counter does not count instructions ({} to a tick)",
+                    found.per_tick
+                );
+                good = false;
+            }
+            runs.boots.push(found);
+        }
+        Ok(runs)
+    };
+    let mut both = |counted| -> Result<[bench::Runs; 2], String> {
+        let builtin = runs(counted, false)?;
+        let ours = if options.module { runs(counted, true)? } else { bench::Runs::default() };
+        Ok([builtin, ours])
+    };
+    let (counted, timed) = (both(true)?, both(false)?);
+    let found = bench::Bench {
+        machine: format!(
+            "machine {}: {} boots of each engine counting instructions on 1 CPU, {} against the clock on {}",
+            machine.name, options.boots, options.timed, options.smp
+        ),
+        counted,
+        timed,
+    };
+    print!("{}", found.text());
+    if let Some(path) = &options.json {
+        std::fs::write(path, found.json())
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(good)
+}
+
+/// `vm bench --profile`: for each row, where each engine's instructions go.
+fn profiles(options: &Options, machine: &Machine) -> Result<bool, String> {
+    let mut good = true;
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for module in if options.module { &[false, true][..] } else { &[false][..] } {
+        let module = *module;
+        let engine = if module { "aio_rs" } else { "built-in" };
+        let options = Options { module, smp: 1, icount: Some(0), ..options.clone() };
+        let outcome =
+            boot(&options, machine, &format!("profile-{engine}"), &plan::bench(&options))?;
+        good &= outcome.trouble.is_none();
+        let counts = std::fs::read_to_string(guest::profile_file(&outcome.log))
+            .map_err(|error| format!("no profile: {error}: can QEMU load the plugin?"))?;
+        let rows = profile::parse(&counts);
+        let found = outcome.report.run("bench").map(|run| bench::Boot::parse(&run.out));
+        let files = guest::symbols(&options, machine, &outcome.report);
+        for ((name, sample), counts) in found.unwrap_or_default().rows.iter().zip(&rows) {
+            let who = match (&sample.failed, sample.served) {
+                (Some(why), _) => format!("{engine}, but {why}"),
+                (None, served) if module && served.unwrap_or(0) < sample.submitted => {
+                    "aio_rs loaded, but the built-in did it".to_owned()
+                }
+                _ => engine.to_owned(),
+            };
+            let functions = profile::by_function(counts, &files);
+            let text = profile::text(&format!("{name} on {who}"), sample.ops, &functions);
+            texts.push((name.clone(), text));
+        }
+    }
+    // The two engines' row beside each other.
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in &texts {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        texts.iter().filter(|(found, _)| found == name).for_each(|(_, text)| println!("{text}"));
+    }
+    Ok(good)
+}
+
 /// `vm test` and, with the base suite, `vm vm-test`.
 fn test(options: &Options, suite: bool) -> Result<bool, String> {
     let machines = image::find(&options.vm_dir, &options.kernel)?;
@@ -194,7 +303,10 @@ fn boot_row(options: &Options, machine: &str, name: &str, outcome: &Outcome) -> 
         )),
         (None, None) if !report.done => Err("the guest's report is not complete".into()),
         (None, None) if !report.errors.is_empty() => Err(report.errors.join("; ")),
-        (None, None) => Ok(String::new()),
+        (None, None) => Ok(match &outcome.early {
+            Some(line) => format!("at the second try: the kernel died before log-in ({line})"),
+            None => String::new(),
+        }),
     };
     Row::step(machine, name, result)
 }

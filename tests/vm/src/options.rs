@@ -13,13 +13,16 @@ Commands
   test      conformance, stress and leak check, with the built-in as the reference
   vm-test   the base system's suite and ours, case by case, built-in beside aio_rs
   shell     log a person in with the module loaded
-  exec CMD  run one shell command in the guest (programs are in /mnt/bin)
+  bench     measure what calls cost, on the built-in and on ours
+  exec CMD  run one shell command in the guest (programs are in /mnt/bin,
+            those for i386 in /mnt/bin32)
 
 Options
   --vm-dir DIR      the machine: kernel and root.img, or disk.qcow2 or disk.img
                     (default: $FREEBSD_VM, or ~/.cache/aio-rs/vm)
   --modules DIR     aio_rs.ko and aio_rs_gate.ko (default: build)
   --programs DIR    guest programs (default: target/x86_64-unknown-none/release)
+  --programs32 DIR  the same for i386 (default: target/i386/release)
   --kernel WHICH    plain, debug, image, or both: all there are (default: both;
                     run, shell and exec take the first of them)
   --smp N           processors (default: 2)
@@ -31,6 +34,15 @@ Options
   --accel WHICH     auto, kvm or tcg (default: auto)
   --bhyve           use bhyve (untested) instead of QEMU
   --requests N      how much the stress program does (default: 20000)
+
+Options of bench
+  --boots N         boots of each engine that count instructions (default: 5)
+  --timed N         boots of each engine against the clock (default: 1)
+  --only TEXT       rows whose name has this text in it
+  --percent N       percent of the usual number of operations (default: 100)
+  --json FILE       write all figures
+  --profile PLUGIN  attribute instructions to functions instead, with one boot of
+                    each engine and QEMU's plugin libaio_rs_profile.so
 ";
 
 /// What to do.
@@ -46,6 +58,8 @@ pub enum Command {
     Shell,
     /// One command in the guest.
     Exec(String),
+    /// Figures.
+    Bench,
 }
 
 /// The options.
@@ -59,6 +73,8 @@ pub struct Options {
     pub modules: PathBuf,
     /// Where the guest programs are.
     pub programs: PathBuf,
+    /// Where those for i386 are; they may be missing.
+    pub programs32: PathBuf,
     /// Which kernel: a machine's name, or "both".
     pub kernel: String,
     /// Processors.
@@ -79,6 +95,21 @@ pub struct Options {
     pub bhyve: bool,
     /// Requests of the stress program.
     pub requests: u64,
+    /// How long QEMU takes for an instruction, as a power of two in nanoseconds, when instructions
+    /// are counted; set by bench.
+    pub icount: Option<u8>,
+    /// Boots that count instructions.
+    pub boots: u32,
+    /// Boots against the clock.
+    pub timed: u32,
+    /// Which rows.
+    pub only: String,
+    /// Percent of the usual number of operations.
+    pub percent: u64,
+    /// Where to write figures.
+    pub json: Option<PathBuf>,
+    /// QEMU's plugin for a profile.
+    pub profile: Option<PathBuf>,
 }
 
 impl Options {
@@ -93,6 +124,7 @@ impl Options {
             Some("test") => Command::Test,
             Some("vm-test") => Command::VmTest,
             Some("shell") => Command::Shell,
+            Some("bench") => Command::Bench,
             Some("exec") => Command::Exec(String::new()),
             Some(other) => return Err(format!("no command {other}; see vm --help")),
             None => return Err("no command; see vm --help".into()),
@@ -103,6 +135,7 @@ impl Options {
                 .map_or_else(|| PathBuf::from(home).join(".cache/aio-rs/vm"), PathBuf::from),
             modules: "build".into(),
             programs: "target/x86_64-unknown-none/release".into(),
+            programs32: "target/i386/release".into(),
             kernel: "both".into(),
             smp: 2,
             mem: 1024,
@@ -113,6 +146,13 @@ impl Options {
             accel: "auto".into(),
             bhyve: false,
             requests: 20_000,
+            icount: None,
+            boots: 5,
+            timed: 1,
+            only: String::new(),
+            percent: 100,
+            json: None,
+            profile: None,
         };
         while let Some(word) = words.next() {
             let mut value = || {
@@ -122,6 +162,7 @@ impl Options {
                 "--vm-dir" => options.vm_dir = value()?.into(),
                 "--modules" => options.modules = value()?.into(),
                 "--programs" => options.programs = value()?.into(),
+                "--programs32" => options.programs32 = value()?.into(),
                 "--kernel" => {
                     options.kernel = one_of(word, value()?, &["plain", "debug", "image", "both"])?;
                 }
@@ -132,6 +173,12 @@ impl Options {
                     options.timeout = Duration::from_secs(number(word, &value()?, 10..=86_400)?);
                 }
                 "--requests" => options.requests = number(word, &value()?, 1..=1_000_000_000)?,
+                "--boots" => options.boots = number(word, &value()?, 0..=100)? as u32,
+                "--timed" => options.timed = number(word, &value()?, 0..=100)? as u32,
+                "--percent" => options.percent = number(word, &value()?, 1..=10_000)?,
+                "--only" => options.only = value()?,
+                "--json" => options.json = Some(value()?.into()),
+                "--profile" => options.profile = Some(value()?.into()),
                 "--junit" => options.junit = Some(value()?.into()),
                 "--out" => options.out = value()?.into(),
                 "--no-module" => options.module = false,
@@ -195,6 +242,15 @@ mod tests {
         assert!(parse("run --what").unwrap_err().contains("--what"));
         assert!(parse("fly").unwrap_err().contains("fly"));
         assert!(parse("").unwrap_err().contains("--help"));
+    }
+
+    #[test]
+    fn bench() {
+        let options = parse("bench --boots 7 --timed 0 --only read-depth --json x").unwrap();
+        assert_eq!((options.boots, options.timed, options.only.as_str()), (7, 0, "read-depth"));
+        assert_eq!(options.json, Some(PathBuf::from("x")));
+        assert!(parse("bench").unwrap().boots >= 5);
+        assert!(parse("bench --boots 1000").unwrap_err().contains("--boots"));
     }
 
     #[test]

@@ -78,6 +78,8 @@ impl Steps {
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
              && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",
         );
+        // The same cases in 32 bits, where the kernel has them.
+        self.step("run conformance32-ufs 1800 lines /mnt/bin32/conformance");
     }
 
     /// Counts what could have leaked; the scratch file system must not be mounted.
@@ -99,6 +101,7 @@ impl Steps {
         let calls = requests;
         let few = requests.div_ceil(4);
         self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
+        self.on_scratch("deliver-warm-up", &format!("deliver --rounds 20 --seed {seed}"));
         self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
@@ -107,6 +110,7 @@ impl Steps {
         self.count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
+        self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
         self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
@@ -258,6 +262,36 @@ fn zfs(steps: &mut Steps) {
     ));
 }
 
+/// `vm bench`: file systems and disks to measure on, then the program.
+pub fn bench(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    if options.module {
+        steps.load("");
+    }
+    steps.step("value kernel hw.ncpu");
+    steps.step("mustsh tmpfs 120 lines mkdir -p /tmp/t /media/b && mount -t tmpfs tmpfs /tmp/t");
+    // Sectors of zeroes would not be stored.
+    steps.step(
+        "mustsh md 600 lines mdconfig -a -t malloc -s 16m -u 9 && dd if=/dev/random of=/dev/md9 bs=64k count=256",
+    );
+    // A file system that was just mounted has nothing in the cache.
+    steps.step(
+        "mustsh cold 1200 lines for n in 0 1 16; do dd if=/dev/zero of=/media/b/cold$n bs=128k count=400 || exit 1; \
+         done; sync; umount /media; mount -t ufs -o noatime /dev/vtbd3 /media",
+    );
+    let only =
+        if options.only.is_empty() { String::new() } else { format!(" --only {}", options.only) };
+    steps.step(&format!(
+        "run bench 36000 lines /mnt/bin/bench --percent {}{only} --ufs /media --tmpfs /tmp/t --cold /media/b \
+         --disk /dev/vtbd4 --md /dev/md9",
+        options.percent
+    ));
+    if options.module {
+        steps.step("sh unload 120 lines kldunload aio_rs");
+    }
+    steps.done()
+}
+
 /// `vm shell`: load, and come back to the console.
 pub fn shell(options: &Options) -> Plan {
     let mut steps = Steps::new();
@@ -296,11 +330,23 @@ mod tests {
             run(&options("run")),
             reference(&options("vm-test"), true),
             module(&options("vm-test"), true),
+            bench(&options("bench --only read-depth")),
             exec(&options("exec x"), "sysctl vfs.aio"),
         ];
         for line in plans.iter().flat_map(|plan| plan.text.lines()) {
             assert!(line.len() < 1000, "the runner cuts longer lines: {line}");
         }
+    }
+
+    #[test]
+    fn bench_measures_the_engine_that_is_asked_for() {
+        let built_in = bench(&options("bench --no-module")).text;
+        assert!(!built_in.contains("kldload"));
+        let ours = bench(&options("bench --only lio --percent 50")).text;
+        assert!(
+            ours.find("kldload /mnt/aio_rs.ko")
+                < ours.find("/mnt/bin/bench --percent 50 --only lio")
+        );
     }
 
     #[test]

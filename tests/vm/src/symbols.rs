@@ -87,14 +87,23 @@ impl Symbols {
         Some(Self { start, end, functions })
     }
 
-    /// The function at an address, as `name+0x12`.
-    pub fn name(&self, address: u64) -> Option<String> {
+    fn at(&self, address: u64) -> Option<&(u64, String)> {
         if !(self.start..self.end).contains(&address) {
             return None;
         }
         let after = self.functions.partition_point(|(at, _)| *at <= address);
-        let (at, name) = self.functions.get(after.checked_sub(1)?)?;
+        self.functions.get(after.checked_sub(1)?)
+    }
+
+    /// The function at an address, as `name+0x12`.
+    pub fn name(&self, address: u64) -> Option<String> {
+        let (at, name) = self.at(address)?;
         Some(format!("{}+{:#x}", demangle(name), address - at))
+    }
+
+    /// The function at an address.
+    pub fn function(&self, address: u64) -> Option<String> {
+        self.at(address).map(|(_, name)| demangle(name))
     }
 }
 

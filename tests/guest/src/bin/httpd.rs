@@ -89,12 +89,7 @@ struct Line {
 impl Line {
     fn new(kq: i32, number: usize, memory: &Region) -> Line {
         let start = number * (CHUNK + 4096);
-        Line {
-            cb: Cb::at(memory, start),
-            buffer: memory.part(start + 4096, CHUNK),
-            kq,
-            number,
-        }
+        Line { cb: Cb::at(memory, start), buffer: memory.part(start + 4096, CHUNK), kq, number }
     }
 
     fn begin(&self, fd: i32, offset: u64, from: usize, len: usize, writes: bool) -> Result<()> {
@@ -160,10 +155,8 @@ impl Served {
         self.file = sys::open(Path::new(&path[..len]).as_cstr(), sys::O_RDONLY, 0)?;
         self.size = sys::fstat(self.file)?.size as u64;
         self.at = 0;
-        let head: Text<128> = Text::of(format_args!(
-            "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n",
-            self.size
-        ));
+        let head: Text<128> =
+            Text::of(format_args!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", self.size));
         let head = head.as_bytes();
         self.line.buffer.write(0, head);
         self.state = Serving::Header { from: 0, len: head.len() };
@@ -268,7 +261,8 @@ impl Fetch {
     fn begin(&mut self, to: &Inet, file: usize) -> Result<()> {
         self.socket = net::socket(net::AF_INET, SOCK_STREAM, 0)?;
         net::connect(self.socket, to)?;
-        let text: Text<128> = Text::of(format_args!("GET /{} HTTP/1.0\r\n\r\n", name(file).as_str()));
+        let text: Text<128> =
+            Text::of(format_args!("GET /{} HTTP/1.0\r\n\r\n", name(file).as_str()));
         self.line.buffer.write(0, text.as_bytes());
         (self.file, self.sending, self.head, self.body) = (file, true, Some(0), 0);
         self.line.begin(self.socket, 0, 0, text.as_bytes().len(), true)

@@ -72,7 +72,11 @@ fn measure(args: Args) -> Result<()> {
     }
     if sys::fork()? == sys::Fork::Child {
         // Shows the memory while all are parked.
-        let words = [c"/bin/sh", c"-c", c"vmstat -m | grep -e Type -e aio_rs; vmstat -z | grep -e ITEM -e AIO"];
+        let words = [
+            c"/bin/sh",
+            c"-c",
+            c"vmstat -m | grep -e Type -e aio_rs; vmstat -z | grep -e ITEM -e AIO",
+        ];
         sys::exec_words(words.into_iter())?;
     }
     let _ = sys::wait_for(-1);
@@ -99,7 +103,12 @@ fn measure(args: Args) -> Result<()> {
 type Submit<'a> = &'a dyn Fn(usize, i32) -> Result<()>;
 
 /// Nanoseconds for a submission, and for its cancel.
-fn cancelled(first: usize, fd: i32, submit: Submit, block: &dyn Fn(usize) -> Cb) -> Result<[u64; 2]> {
+fn cancelled(
+    first: usize,
+    fd: i32,
+    submit: Submit,
+    block: &dyn Fn(usize) -> Cb,
+) -> Result<[u64; 2]> {
     let start = now();
     for index in first..first + SAMPLES {
         submit(index, fd)?;

@@ -15,9 +15,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, Cb};
-use guest::errno::{
-    EAGAIN, ECANCELED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE,
-};
+use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE};
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use guest::rng::Rng;
@@ -173,15 +171,8 @@ struct Slot {
     seen: usize,
 }
 
-const FREE: Slot = Slot {
-    state: State::Free,
-    fd: -1,
-    pair: 0,
-    writes: false,
-    letter: 0,
-    len: 0,
-    seen: 0,
-};
+const FREE: Slot =
+    Slot { state: State::Free, fd: -1, pair: 0, writes: false, letter: 0, len: 0, seen: 0 };
 
 /// A process's work.
 struct Work {
@@ -259,8 +250,7 @@ impl Work {
         }
         add(Counter::Accepted, 1);
         self.left = self.left.saturating_sub(1);
-        self.slots[slot] =
-            Slot { state: State::Flying, fd, pair, writes, letter, len, seen: 0 };
+        self.slots[slot] = Slot { state: State::Flying, fd, pair, writes, letter, len, seen: 0 };
         if pair < PAIRS && kind.is_stream() {
             // Named by the end that sends.
             let way = &mut self.ways[pair][if writes { end } else { 1 - end }];
@@ -522,9 +512,11 @@ impl Work {
                         for end in 0..2 {
                             let _ = aio::cancel(self.pairs[pair].ends[end], 0);
                         }
-                        while self.slots.iter().any(|slot| {
-                            slot.state == State::Flying && slot.pair == pair
-                        }) {
+                        while self
+                            .slots
+                            .iter()
+                            .any(|slot| slot.state == State::Flying && slot.pair == pair)
+                        {
                             self.reap_some();
                         }
                         self.drain(pair);

@@ -555,7 +555,7 @@ fn submit(index: usize, rng: &mut Rng) {
         let cut = rng.below(len as u64 + 1) as usize;
         let pieces = [(base, cut), (base + cut, 0), (base + cut, len - cut)];
         for (index, (base, len)) in pieces.into_iter().enumerate() {
-            list.put(index * 16, Iovec { base, len });
+            list.put(index * size_of::<Iovec>(), Iovec { base, len });
         }
         cb.set(aio::request(fd as i32, offset as i64, list.addr(), pieces.len()));
     } else {

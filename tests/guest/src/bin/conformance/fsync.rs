@@ -25,7 +25,7 @@ cases! { "fsync":
     it_does_not_come_after_a_cancelled_request,
     it_tells_nothing_of_earlier_requests,
     two_of_them_do_not_wait_for_each_other,
-    it_is_cancelled_while_it_waits,
+    f04_it_is_cancelled_while_it_waits,
     it_tells_of_its_end,
 }
 
@@ -232,7 +232,7 @@ fn two_of_them_do_not_wait_for_each_other(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn it_is_cancelled_while_it_waits(test: &Test) -> Outcome {
+fn f04_it_is_cancelled_while_it_waits(test: &Test) -> Outcome {
     let kq = Queue::new()?;
     let fd = test.file("file", 100)?;
     let hold = test.hold()?;

@@ -225,9 +225,9 @@ impl Test {
 
     /// A list of pieces.
     pub fn pieces(&self, buffers: &[Region]) -> Region {
-        let list = self.buffer(buffers.len().max(1) * 16);
+        let list = self.buffer(buffers.len().max(1) * size_of::<Iovec>());
         for (index, buffer) in buffers.iter().enumerate() {
-            list.put(index * 16, Iovec { base: buffer.addr(), len: buffer.len() });
+            list.put(index * size_of::<Iovec>(), Iovec { base: buffer.addr(), len: buffer.len() });
         }
         list
     }
@@ -447,7 +447,8 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
+    "vfs.aio.rs.lio_empty_kevent",
     "security.bsd.unprivileged_mlock",
     "vfs.aio.enable_unsafe",
     "vfs.aio.max_aio_per_proc",

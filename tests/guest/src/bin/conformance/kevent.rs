@@ -16,7 +16,7 @@ use guest::sys::{self, Ended, Timespec};
 use guest::thread;
 
 cases! { "kevent":
-    a_completion_is_an_event,
+    f08_a_completion_is_an_event_of_known_words,
     the_data_is_the_error,
     a_request_in_progress_is_no_event,
     the_event_stays_until_collected,
@@ -40,14 +40,14 @@ cases! { "kevent":
     requests_tell_their_own_kqueue,
     two_requests_of_a_block_tell_two_kqueues,
     every_request_of_many_tells_once,
-    several_threads_get_each_event_once,
+    f19_several_threads_get_each_event_once,
     a_waiting_thread_is_woken,
     a_kqueue_in_a_kqueue_is_ready,
     other_events_of_the_kqueue_stay,
     a_fork_child_does_not_disturb,
     another_process_with_the_same_descriptors_gets_the_event,
     a_kqueue_without_the_right_to_change_is_refused,
-    closing_the_kqueue_while_requests_end_is_consistent,
+    u7_closing_the_kqueue_while_requests_end_is_consistent,
 }
 
 /// A file and a request on it that tells a kqueue.
@@ -56,7 +56,7 @@ fn told(test: &Test, kq: Queue, op: Op, udata: usize, flags: u16) -> Result<(i32
     Ok((fd, test.notified(op, fd, &test.buffer(10), Sigevent::kevent(kq.0, udata, flags))))
 }
 
-fn a_completion_is_an_event(test: &Test) -> Outcome {
+fn f08_a_completion_is_an_event_of_known_words(test: &Test) -> Outcome {
     let kq = Queue::new()?;
     for (op, udata) in OPS.into_iter().zip([0, 1, usize::MAX, 0x8000_0000]) {
         let (_, cb) = told(test, kq, op, udata, 0)?;
@@ -489,7 +489,7 @@ fn gets_events(_: usize) {
     }
 }
 
-fn several_threads_get_each_event_once(test: &Test) -> Outcome {
+fn f19_several_threads_get_each_event_once(test: &Test) -> Outcome {
     let fd = test.file("file", 4096)?;
     let buffer = test.buffer(16);
     let memory = test.buffer(SEEN.len() * 256);
@@ -629,7 +629,7 @@ fn a_kqueue_without_the_right_to_change_is_refused(test: &Test) -> Outcome {
     kq.none()
 }
 
-fn closing_the_kqueue_while_requests_end_is_consistent(test: &Test) -> Outcome {
+fn u7_closing_the_kqueue_while_requests_end_is_consistent(test: &Test) -> Outcome {
     let fd = test.file("file", 4096)?;
     let buffer = test.buffer(16);
     let memory = test.buffer(32 * 256);

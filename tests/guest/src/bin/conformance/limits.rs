@@ -11,7 +11,7 @@ use guest::sysctl;
 
 cases! { "limits":
     a_process_may_have_as_many_requests_as_the_limit_says,
-    finished_requests_count_until_collected,
+    u9_finished_requests_count_until_collected,
     the_limit_is_looked_at_before_the_block,
     the_limit_in_all_is_kept,
     a_limit_that_is_raised_counts_at_once,
@@ -62,7 +62,7 @@ fn a_process_may_have_as_many_requests_as_the_limit_says(test: &Test) -> Outcome
     Ok(())
 }
 
-fn finished_requests_count_until_collected(test: &Test) -> Outcome {
+fn u9_finished_requests_count_until_collected(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let blocks = fill(test, fd, limit())?;
     for cb in blocks.iter().flatten() {

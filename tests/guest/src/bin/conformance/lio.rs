@@ -32,12 +32,12 @@ cases! { "lio":
     nowait_returns_at_once,
     wait_returns_when_all_is_done,
     wait_waits_for_its_own_list_only,
-    wait_ends_when_another_thread_collects,
+    x1_a_wait_ends_when_another_thread_collects,
     errors_after_queueing_do_not_fail_the_call,
     a_refused_entry_is_eio_and_the_others_go_on,
-    every_refused_entry_tells_its_own_errno,
-    an_entry_over_the_limit_is_eagain,
-    eio_comes_before_eagain,
+    f10_every_refused_entry_tells_its_own_errno,
+    f09_an_entry_over_the_limit_is_eagain,
+    f09_eio_comes_before_eagain,
     a_signal_ends_a_wait_with_eintr,
     a_signal_ends_a_wait_despite_sa_restart,
     eio_and_eagain_come_before_eintr,
@@ -47,10 +47,10 @@ cases! { "lio":
     a_nop_does_not_count,
     a_nop_never_tells,
     a_nop_is_looked_at_like_the_others,
-    an_empty_list_signals_at_once,
-    a_list_of_nothing_but_nops_signals_at_once,
-    a_list_whose_entries_are_all_refused_signals_at_once,
-    a_list_with_nothing_queued_sends_no_kevent,
+    f05_an_empty_list_signals_at_once,
+    f05_a_list_of_nothing_but_nops_signals_at_once,
+    f05_a_list_whose_entries_are_all_refused_signals_at_once,
+    f05_a_list_with_nothing_queued_sends_no_kevent,
     an_empty_list_that_tells_nobody_is_no_error,
     the_list_signal_comes_once_after_the_last,
     the_list_signal_comes_though_an_entry_was_refused,
@@ -61,7 +61,7 @@ cases! { "lio":
     the_list_event_stays_until_the_last_is_collected,
     the_list_event_may_be_deleted,
     the_list_event_has_no_flags_to_choose,
-    a_list_without_sigevent_tells_nobody,
+    f06_a_list_without_sigevent_tells_nobody,
     entries_tell_of_their_own_ends,
     lists_of_several_threads_do_not_mix,
 }
@@ -142,7 +142,10 @@ fn the_list_is_copied_before_the_sigevent_is_judged(test: &Test) -> Outcome {
         Sigevent::kevent(kq.0, 0, 0),
     ] {
         let at = test.sigevent(sig);
-        refused(aio::listio(LIO_NOWAIT, HOLE, 1, at), EFAULT, "an unmapped list")?;
+        // In 32 bits an unknown kind is seen when the structure is converted.
+        let early = sig.notify == SIGEV_THREAD && cfg!(target_pointer_width = "32");
+        let wanted = if early { EINVAL } else { EFAULT };
+        refused(aio::listio(LIO_NOWAIT, HOLE, 1, at), wanted, "an unmapped list")?;
     }
     kq.empty()
 }
@@ -338,7 +341,7 @@ fn collector(count: usize) {
     }
 }
 
-fn wait_ends_when_another_thread_collects(test: &Test) -> Outcome {
+fn x1_a_wait_ends_when_another_thread_collects(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     const ROUNDS: usize = 200;
     let blocks = [(); 4].map(|()| test.entry(Op::Read, fd, 0, &test.buffer(10)));
@@ -399,7 +402,7 @@ fn a_refused_entry_is_eio_and_the_others_go_on(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn every_refused_entry_tells_its_own_errno(test: &Test) -> Outcome {
+fn f10_every_refused_entry_tells_its_own_errno(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let read_only = test.open("file", sys::O_RDONLY)?;
     let (from, _to) = sys::pipe().must("pipe")?;
@@ -431,7 +434,7 @@ fn every_refused_entry_tells_its_own_errno(test: &Test) -> Outcome {
     kq.none()
 }
 
-fn an_entry_over_the_limit_is_eagain(test: &Test) -> Outcome {
+fn f09_an_entry_over_the_limit_is_eagain(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     for mode in [LIO_WAIT, LIO_NOWAIT] {
         let blocks = [(); 5].map(|()| test.entry(Op::Read, fd, 0, &test.buffer(10)));
@@ -458,7 +461,7 @@ fn an_entry_over_the_limit_is_eagain(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn eio_comes_before_eagain(test: &Test) -> Outcome {
+fn f09_eio_comes_before_eagain(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let _limit = test.setting("vfs.aio.max_aio_queue_per_proc", 4)?;
     for mode in [LIO_WAIT, LIO_NOWAIT] {
@@ -670,23 +673,23 @@ fn signals_at_once(test: &Test, list: &List, wanted: guest::Result<()>) -> Outco
     Ok(())
 }
 
-fn an_empty_list_signals_at_once(test: &Test) -> Outcome {
+fn f05_an_empty_list_signals_at_once(test: &Test) -> Outcome {
     signals_at_once(test, &test.list_of(&[]), Ok(()))?;
     signals_at_once(test, &test.list_of(&[0; 4]), Ok(()))
 }
 
-fn a_list_of_nothing_but_nops_signals_at_once(test: &Test) -> Outcome {
+fn f05_a_list_of_nothing_but_nops_signals_at_once(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let nops = [(); 3].map(|()| nop(test, fd));
     signals_at_once(test, &test.list(nops), Ok(()))
 }
 
-fn a_list_whose_entries_are_all_refused_signals_at_once(test: &Test) -> Outcome {
+fn f05_a_list_whose_entries_are_all_refused_signals_at_once(test: &Test) -> Outcome {
     let blocks = [(); 3].map(|()| test.entry(Op::Read, -1, 0, &test.buffer(10)));
     signals_at_once(test, &test.list(blocks), Err(EIO))
 }
 
-fn a_list_with_nothing_queued_sends_no_kevent(test: &Test) -> Outcome {
+fn f05_a_list_with_nothing_queued_sends_no_kevent(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let kq = Queue::new()?;
     let bad = test.entry(Op::Read, -1, 0, &test.buffer(10));
@@ -857,7 +860,7 @@ fn the_list_event_has_no_flags_to_choose(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn a_list_without_sigevent_tells_nobody(test: &Test) -> Outcome {
+fn f06_a_list_without_sigevent_tells_nobody(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let kq = Queue::new()?;
     let signal = Signal::new(SIGRTMIN)?;

@@ -18,6 +18,7 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
+mod bug;
 mod cancel;
 mod data;
 mod disk;
@@ -87,6 +88,7 @@ fn all() -> impl Iterator<Item = Case> {
         old::CASES,
         socket::CASES,
         disk::CASES,
+        bug::CASES,
         process::CASES,
     ]
     .into_iter()

@@ -15,13 +15,13 @@ use guest::{sys, sysctl};
 cases! { "mlock":
     it_locks_memory,
     it_locks_whole_pages,
-    descriptor_and_offset_do_not_matter,
+    f14_descriptor_and_offset_do_not_matter,
     no_bytes_are_locked_as_zero,
     unmapped_memory_fails_later_with_enomem,
     more_than_the_limit_fails_later_with_enomem,
     a_range_over_the_end_fails_later_with_einval,
     without_the_privilege_it_fails_later_with_eperm,
-    the_privilege_is_that_of_the_submission,
+    u8_the_privilege_is_that_of_the_submission,
     a_length_over_iosize_max_is_einval,
     an_unmapped_aiocb_is_efault,
     an_unknown_notification_is_einval,
@@ -84,7 +84,7 @@ fn it_locks_whole_pages(test: &Test) -> Outcome {
     same(locked()?, before, "locked pages in the end")
 }
 
-fn descriptor_and_offset_do_not_matter(test: &Test) -> Outcome {
+fn f14_descriptor_and_offset_do_not_matter(test: &Test) -> Outcome {
     let (from, _to) = sys::pipe().must("pipe")?;
     for (fd, offset) in [(-1, -1), (i32::MAX, i64::MIN), (from, -5), (0, i64::MAX)] {
         let cb = request(test, test.buffer(PAGE).addr(), PAGE);
@@ -173,7 +173,7 @@ fn without_the_privilege_it_fails_later_with_eperm(test: &Test) -> Outcome {
     as_nobody(test, None, Err(EPERM))
 }
 
-fn the_privilege_is_that_of_the_submission(test: &Test) -> Outcome {
+fn u8_the_privilege_is_that_of_the_submission(test: &Test) -> Outcome {
     let _setting = test.setting("security.bsd.unprivileged_mlock", 0)?;
     as_nobody(test, Some(test.hold()?), Ok(0))
 }

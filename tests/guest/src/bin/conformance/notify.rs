@@ -38,6 +38,11 @@ impl Signal {
         same(self.value()?, value, "the signal's value")
     }
 
+    /// Takes one away that must be pending, whatever sent it.
+    pub fn take(&self) -> Outcome {
+        signal::wait(Set::of(self.0), Timespec::default()).must("take the signal").map(|_| ())
+    }
+
     /// None must be pending, nor come.
     pub fn none(&self) -> Outcome {
         match signal::wait(Set::of(self.0), A_WHILE) {
@@ -142,6 +147,11 @@ impl List {
     /// Its address.
     pub fn addr(&self) -> usize {
         self.memory.addr()
+    }
+
+    /// Puts another block in an entry.
+    pub fn replace(&self, index: usize, cb: Cb) {
+        self.memory.put(index * size_of::<usize>(), cb.addr());
     }
 
     fn entry(&self, index: usize) -> usize {

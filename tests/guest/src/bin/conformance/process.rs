@@ -15,16 +15,16 @@ use guest::{sysctl, thread};
 cases! { "process":
     close_does_not_disturb,
     an_unlinked_file_is_written_to_its_end,
-    a_fork_child_sees_nothing,
+    u10_a_fork_child_sees_nothing,
     a_fork_child_may_use_the_same_block,
     a_fork_childs_end_does_not_disturb,
     exit_cancels_what_has_not_started,
     exit_with_requests_in_flight_leaves_nothing,
     exit_with_threads_waiting_leaves_nothing,
-    exit_with_results_uncollected_leaves_nothing,
+    f03_exit_with_results_uncollected_leaves_nothing,
     a_killed_waiter_is_gone_soon,
     a_killed_submitter_is_gone_soon,
-    exec_leaves_nothing,
+    f21_exec_leaves_nothing,
     exec_with_a_thread_waiting_leaves_nothing,
     rights_are_looked_at_when_submitting,
     rights_taken_away_later_do_not_matter,
@@ -81,7 +81,7 @@ fn sees_nothing(cb: usize, fd: i32) -> i32 {
     0
 }
 
-fn a_fork_child_sees_nothing(test: &Test) -> Outcome {
+fn u10_a_fork_child_sees_nothing(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let hold = test.hold()?;
     let done = test.request(Op::Read, fd, 0, &test.buffer(10));
@@ -215,7 +215,7 @@ fn exit_with_threads_waiting_leaves_nothing(test: &Test) -> Outcome {
     hold.release()
 }
 
-fn exit_with_results_uncollected_leaves_nothing(test: &Test) -> Outcome {
+fn f03_exit_with_results_uncollected_leaves_nothing(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     leaves_nothing(test, "a child", Ended::Exit(0), |test| {
         for _ in 0..100 {
@@ -326,7 +326,7 @@ pub fn after_exec() -> i32 {
     i32::from(aio::read(cb.addr()).is_err()) * 23
 }
 
-fn exec_leaves_nothing(test: &Test) -> Outcome {
+fn f21_exec_leaves_nothing(test: &Test) -> Outcome {
     for _ in 0..5 {
         exec_with_requests(test, false)?;
     }

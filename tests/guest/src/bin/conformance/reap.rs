@@ -22,13 +22,13 @@ cases! { "reap":
     aio_error_stays_the_same_until_collected,
     aio_error_of_a_failed_request_stays_after_it_is_collected,
     aio_error_of_a_good_request_is_einval_after_it_is_collected,
-    aio_error_of_an_unknown_block_is_what_the_block_says,
+    l09_aio_error_of_an_unknown_block_is_what_the_block_says,
     aio_error_of_an_unmapped_block_is_minus_one,
     a_process_without_aio_knows_no_requests,
     results_are_kept_whatever_happens_to_the_block,
     two_requests_may_share_a_block,
-    of_two_threads_that_return_a_request_one_wins,
-    of_aio_return_and_aio_waitcomplete_one_wins,
+    c1_of_two_threads_that_return_a_request_one_wins,
+    c1_of_aio_return_and_aio_waitcomplete_one_wins,
     requests_of_an_ended_thread_go_on,
     blocks_written_are_charged_to_who_collects,
     many_requests_are_found_in_any_order,
@@ -174,7 +174,7 @@ fn aio_error_of_a_good_request_is_einval_after_it_is_collected(test: &Test) -> O
     same(aio::error(cb.addr()), Ok(EINVAL.0), "aio_error")
 }
 
-fn aio_error_of_an_unknown_block_is_what_the_block_says(test: &Test) -> Outcome {
+fn l09_aio_error_of_an_unknown_block_is_what_the_block_says(test: &Test) -> Outcome {
     test.use_aio()?;
     let cb = test.block();
     for (status, error, wanted) in [
@@ -193,7 +193,7 @@ fn aio_error_of_an_unknown_block_is_what_the_block_says(test: &Test) -> Outcome 
 
 fn aio_error_of_an_unmapped_block_is_minus_one(test: &Test) -> Outcome {
     test.use_aio()?;
-    for addr in [0, HOLE, 0xffff_ffff_8000_0000] {
+    for addr in [0, HOLE, guest::mem::KERNEL] {
         same(aio::error(addr), Ok(-1), "aio_error")?;
     }
     Ok(())
@@ -305,14 +305,14 @@ fn race(test: &Test, other: fn(usize), go: impl Fn(usize) -> bool) -> Outcome {
     Ok(())
 }
 
-fn of_two_threads_that_return_a_request_one_wins(test: &Test) -> Outcome {
+fn c1_of_two_threads_that_return_a_request_one_wins(test: &Test) -> Outcome {
     fn other(_: usize) {
         racer(0, |cb| aio::return_(cb) == Ok(50));
     }
     race(test, other, |cb| aio::return_(cb) == Ok(50))
 }
 
-fn of_aio_return_and_aio_waitcomplete_one_wins(test: &Test) -> Outcome {
+fn c1_of_aio_return_and_aio_waitcomplete_one_wins(test: &Test) -> Outcome {
     fn other(_: usize) {
         racer(0, |_| aio::waitcomplete(Some(Timespec::default())).result == Ok(50));
     }

@@ -12,24 +12,24 @@ use guest::{Errno, sysctl};
 cases! { "submit":
     a_closed_descriptor_is_ebadf,
     a_descriptor_open_the_wrong_way_is_ebadf,
-    an_o_path_descriptor_is_ebadf,
+    f15_an_o_path_descriptor_is_ebadf,
     a_negative_offset_is_einval,
     a_negative_offset_is_einval_for_other_types_too,
     a_negative_offset_is_no_error_for_a_character_device,
     a_length_over_iosize_max_is_einval,
     too_many_pieces_are_einval,
-    pieces_of_too_many_bytes_are_einval,
+    u4_pieces_of_too_many_bytes_are_einval,
     an_unmapped_list_of_pieces_is_efault,
     an_unknown_sigev_notify_is_einval,
     an_impossible_signal_is_einval,
     an_unmapped_aiocb_is_efault,
     an_aiocb_that_runs_into_an_unmapped_page_is_efault,
-    a_read_only_aiocb_is_einval,
+    f30_a_read_only_aiocb_is_einval,
     a_refusal_stores_minus_one_and_the_errno,
     a_refusal_before_the_job_number_leaves_kernelinfo_minus_one,
     faults_are_found_in_order,
     the_pieces_are_looked_at_before_the_rest,
-    an_unsafe_file_type_is_eopnotsupp,
+    f22_an_unsafe_file_type_is_eopnotsupp,
     an_unsafe_file_type_is_the_last_thing_looked_at,
     unsafe_file_types_work_when_enabled,
     the_warning_for_unsafe_types_counts_down,
@@ -70,7 +70,7 @@ fn a_descriptor_open_the_wrong_way_is_ebadf(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn an_o_path_descriptor_is_ebadf(test: &Test) -> Outcome {
+fn f15_an_o_path_descriptor_is_ebadf(test: &Test) -> Outcome {
     test.file("file", 100)?;
     let fd = test.open("file", sys::O_PATH)?;
     for op in OPS {
@@ -129,7 +129,7 @@ fn a_length_over_iosize_max_is_einval(test: &Test) -> Outcome {
 
 fn too_many_pieces_are_einval(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
-    let list = test.buffer(1025 * 16);
+    let list = test.buffer(1025 * size_of::<sys::Iovec>());
     for op in [Op::Readv, Op::Writev] {
         for count in [1025, 0x7fff_ffff] {
             let cb = test.block();
@@ -143,13 +143,16 @@ fn too_many_pieces_are_einval(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn pieces_of_too_many_bytes_are_einval(test: &Test) -> Outcome {
+fn u4_pieces_of_too_many_bytes_are_einval(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     for op in [Op::Readv, Op::Writev] {
         for lens in [[IOSIZE_MAX, 1], [1, IOSIZE_MAX], [IOSIZE_MAX + 1, 0], [usize::MAX, 1]] {
             let list = test.buffer(32);
             for (index, len) in lens.into_iter().enumerate() {
-                list.put(index * 16, sys::Iovec { base: test.buffer(100).addr(), len });
+                list.put(
+                    index * size_of::<sys::Iovec>(),
+                    sys::Iovec { base: test.buffer(100).addr(), len },
+                );
             }
             let cb = test.block();
             cb.set(aio::request(fd, 0, list.addr(), 2));
@@ -201,7 +204,7 @@ fn an_impossible_signal_is_einval(test: &Test) -> Outcome {
 
 fn an_unmapped_aiocb_is_efault(_test: &Test) -> Outcome {
     // The last is not canonical, the one before it is the kernel's.
-    let addresses = [0, 8, HOLE, 0xffff_ffff_8000_0000, usize::MAX - 7, 0x8000_0000_0000_0000];
+    let addresses = [0, 8, HOLE, guest::mem::KERNEL, usize::MAX - 7, 1 << (usize::BITS - 1)];
     for op in OPS {
         for addr in addresses {
             refused(op.submit(addr), EFAULT, "submit")?;
@@ -213,7 +216,7 @@ fn an_unmapped_aiocb_is_efault(_test: &Test) -> Outcome {
 fn an_aiocb_that_runs_into_an_unmapped_page_is_efault(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let Ok(pages) = Region::map(2 * PAGE) else { return fail(format_args!("mmap")) };
-    let cb = Cb::at(&pages, PAGE - 104);
+    let cb = Cb::at(&pages, PAGE - (aio::SIZE / 2 + 16));
     for op in OPS {
         test.prepare(cb, op, fd, 0, &test.buffer(100));
         let second = pages.part(PAGE, PAGE);
@@ -228,7 +231,7 @@ fn an_aiocb_that_runs_into_an_unmapped_page_is_efault(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn a_read_only_aiocb_is_einval(test: &Test) -> Outcome {
+fn f30_a_read_only_aiocb_is_einval(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     for op in OPS {
         let Ok(page) = Region::map(PAGE) else { return fail(format_args!("mmap")) };
@@ -347,7 +350,7 @@ fn unsafe_types(test: &Test) -> Result<[(&'static str, i32, i32); 4], crate::har
     ])
 }
 
-fn an_unsafe_file_type_is_eopnotsupp(test: &Test) -> Outcome {
+fn f22_an_unsafe_file_type_is_eopnotsupp(test: &Test) -> Outcome {
     let _safe = test.setting("vfs.aio.enable_unsafe", 0)?;
     for (name, from, to) in unsafe_types(test)? {
         for op in OPS {

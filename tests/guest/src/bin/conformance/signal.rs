@@ -34,11 +34,11 @@ cases! { "signal":
     a_thread_may_be_told,
     only_that_thread_is_told,
     a_dead_threads_signal_is_dropped,
-    another_processes_thread_is_not_told,
+    f32_another_processes_thread_is_not_told,
     the_end_of_the_thread_does_not_disturb,
     a_fork_child_gets_no_signal,
     an_exec_takes_pending_signals_away,
-    exec_and_exit_tell_nobody,
+    f21_exec_and_exit_tell_nobody,
     requests_of_all_kinds_at_once,
 }
 
@@ -334,7 +334,7 @@ fn a_dead_threads_signal_is_dropped(test: &Test) -> Outcome {
     signal.none()
 }
 
-fn another_processes_thread_is_not_told(test: &Test) -> Outcome {
+fn f32_another_processes_thread_is_not_told(test: &Test) -> Outcome {
     let signal = Signal::new(SIGRTMIN)?;
     let ours = sys::thr_self().must("thr_self")?;
     test.in_child("a child", |test| {
@@ -423,7 +423,7 @@ fn an_exec_takes_pending_signals_away(test: &Test) -> Outcome {
     )
 }
 
-fn exec_and_exit_tell_nobody(test: &Test) -> Outcome {
+fn f21_exec_and_exit_tell_nobody(test: &Test) -> Outcome {
     for round in 0..6 {
         let hold = if round % 2 == 0 { Some(test.hold()?) } else { None };
         let many = |test: &Test| {

@@ -31,7 +31,7 @@ cases! { "suspend":
     a_signal_ends_it_with_eintr_despite_sa_restart,
     other_requests_do_not_end_it,
     several_threads_may_wait_for_one_request,
-    the_longest_list_is_allowed,
+    f07_the_longest_list_is_allowed,
 }
 
 const BAD: usize = 8;
@@ -65,7 +65,7 @@ fn the_list_is_copied_before_the_time_is_judged(test: &Test) -> Outcome {
 }
 
 fn an_impossible_time_is_einval(test: &Test) -> Outcome {
-    let bad = [(0, -1), (0, 1_000_000_000), (0, i64::MAX), (-1, 0), (i64::MIN, 0)];
+    let bad = [(0, -1), (0, 1_000_000_000), (0, isize::MAX), (-1, 0), (isize::MIN, 0)];
     // The time is judged before it is asked whether the process has AIO.
     for _ in 0..2 {
         for (sec, nsec) in bad {
@@ -210,7 +210,7 @@ fn no_time_at_all_is_short(test: &Test) -> Outcome {
 
 fn a_long_time_is_allowed(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
-    for sec in [100_000_001, i64::from(i32::MAX), i64::MAX] {
+    for sec in [100_000_001, i32::MAX as isize, isize::MAX] {
         let cb = test.request(Op::Read, fd, 0, &test.buffer(10));
         test.submit(Op::Read, cb)?;
         let span = Timespec { sec, nsec: 999_999_999 };
@@ -286,13 +286,13 @@ fn several_threads_may_wait_for_one_request(test: &Test) -> Outcome {
     same(aio::return_(cb), Ok(10), "aio_return")
 }
 
-fn the_longest_list_is_allowed(test: &Test) -> Outcome {
+fn f07_the_longest_list_is_allowed(test: &Test) -> Outcome {
     let limit = sysctl::get("vfs.aio.max_aio_queue_per_proc").unwrap_or(256) as usize;
     let fd = test.file("file", 100)?;
     let cb = test.request(Op::Read, fd, 0, &test.buffer(10));
     test.submit(Op::Read, cb)?;
-    let list = test.buffer(limit * 8);
-    list.set_word((limit - 1) * 8, cb.addr() as u64);
+    let list = test.buffer(limit * size_of::<usize>());
+    list.put((limit - 1) * size_of::<usize>(), cb.addr());
     same(aio::suspend_raw(list.addr(), limit as i32, 0), Ok(()), "aio_suspend")?;
     same(test.collect(cb)?, Ok(10), "the request")
 }

@@ -19,7 +19,7 @@ cases! { "waitcomplete":
     with_nothing_there_it_stores_null,
     a_bad_time_stores_nothing,
     an_impossible_time_stores_null,
-    an_unwritable_result_pointer_is_no_error,
+    l05_an_unwritable_result_pointer_is_no_error,
     no_time_is_a_poll,
     a_poll_finds_what_is_done,
     it_times_out_even_with_nothing_outstanding,
@@ -117,13 +117,13 @@ fn an_impossible_time_stores_null(test: &Test) -> Outcome {
     let cb = test.request(Op::Read, fd, 0, &test.buffer(10));
     test.submit(Op::Read, cb)?;
     same(test.done(cb)?, 0, "aio_error")?;
-    for (sec, nsec) in [(0, -1), (0, 1_000_000_000), (-1, 0), (i64::MIN, 0), (1, i64::MAX)] {
+    for (sec, nsec) in [(0, -1), (0, 1_000_000_000), (-1, 0), (isize::MIN, 0), (1, isize::MAX)] {
         same(aio::waitcomplete(Some(Timespec { sec, nsec })), nothing(EINVAL), "aio_waitcomplete")?;
     }
     same(aio::return_(cb.addr()), Ok(10), "the finished request")
 }
 
-fn an_unwritable_result_pointer_is_no_error(test: &Test) -> Outcome {
+fn l05_an_unwritable_result_pointer_is_no_error(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let time = test.buffer(16);
     for addr in [0, HOLE] {

@@ -4,9 +4,7 @@
 use crate::harness::{Must, Op, Outcome, Test, fail, holds_pattern, pattern, refused, same, skip};
 use crate::{cases, check};
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
-use guest::errno::{
-    EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, EPIPE, EPROTONOSUPPORT,
-};
+use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, EPIPE, EPROTONOSUPPORT};
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use guest::sys::{self, Fork};
@@ -768,7 +766,8 @@ fn f24_a_large_write_is_complete(test: &Test) -> Outcome {
         net::set(one, SOL_SOCKET, net::SO_SNDBUF, 4096).must("SO_SNDBUF")?;
         net::set(two, SOL_SOCKET, net::SO_RCVBUF, 4096).must("SO_RCVBUF")?;
         let all = patterned(test, size, 0);
-        let cb = test.vectored(one, 0, &[all.part(0, size / 3), all.part(size / 3, size - size / 3)]);
+        let cb =
+            test.vectored(one, 0, &[all.part(0, size / 3), all.part(size / 3, size - size / 3)]);
         test.submit(Op::Writev, cb)?;
         take(two, size)?;
         same(test.collect(cb)?, Ok(size as i64), "a write")?;

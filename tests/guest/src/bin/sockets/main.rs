@@ -5,10 +5,10 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
+mod cases;
 #[allow(dead_code)]
 #[path = "../conformance/harness.rs"]
 mod harness;
-mod cases;
 mod many;
 
 use guest::Args;

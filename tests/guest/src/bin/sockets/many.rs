@@ -87,8 +87,7 @@ fn thousands_are_left_by_exit(test: &Test) -> Outcome {
             }
             Err(_) => 1,
         })?;
-        let ended =
-            if round == 0 { sys::Ended::Exit(0) } else { sys::Ended::Signal(sys::SIGKILL) };
+        let ended = if round == 0 { sys::Ended::Exit(0) } else { sys::Ended::Signal(sys::SIGKILL) };
         test.child_ended(pid, "a child with thousands of requests", ended)?;
         same(sysctl::get("vfs.aio.num_queue_count"), Some(before), "requests queued")?;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How many requests that change a file are not finished, by file; asked without a lock.
+//! What can be seen of a table of requests without its lock: how many there are, and how many that
+//! change a file are not finished, by file.
 //!
 //! Files share counters by hash: a count of 0 says that there is none for this file, any other that
 //! there may be one.
@@ -15,26 +16,41 @@ const COUNTERS: usize = 32;
 
 /// See the file's text.
 #[derive(Default)]
-pub struct Unfinished([AtomicUsize; COUNTERS]);
+pub struct Glance {
+    count: AtomicUsize,
+    changes: [AtomicUsize; COUNTERS],
+}
 
-impl Unfinished {
+impl Glance {
     fn counter(&self, file: u64) -> &AtomicUsize {
         let mixed = file.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.0[(mixed >> 32) as usize % COUNTERS]
+        &self.changes[(mixed >> 32) as usize % COUNTERS]
+    }
+
+    /// Publishes the number of requests.
+    #[inline]
+    pub fn set_count(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    /// Requests that are not reaped, about.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Counts a change of the file that is about to be visible.
-    pub fn begin(&self, file: u64) {
+    pub fn begin_change(&self, file: u64) {
         self.counter(file).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts its end.
-    pub fn end(&self, file: u64) {
+    pub fn end_change(&self, file: u64) {
         self.counter(file).fetch_sub(1, Ordering::Release);
     }
 
     /// Whether there may be one.
-    pub fn any(&self, file: u64) -> bool {
+    pub fn any_change(&self, file: u64) -> bool {
         self.counter(file).load(Ordering::Acquire) != 0
     }
 }
@@ -45,13 +61,13 @@ mod tests {
 
     #[test]
     fn a_file_is_free_when_each_change_has_ended() {
-        let unfinished = Unfinished::default();
-        assert!(!unfinished.any(7));
-        unfinished.begin(7);
-        unfinished.begin(7);
-        unfinished.end(7);
-        assert!(unfinished.any(7));
-        unfinished.end(7);
-        assert!(!unfinished.any(7));
+        let unfinished = Glance::default();
+        assert!(!unfinished.any_change(7));
+        unfinished.begin_change(7);
+        unfinished.begin_change(7);
+        unfinished.end_change(7);
+        assert!(unfinished.any_change(7));
+        unfinished.end_change(7);
+        assert!(!unfinished.any_change(7));
     }
 }

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The host kernel finds what it is there to find: modules with a planted defect, damaged files and
+//! files for another kernel each give their message. Run by `kmod/build.sh hostkern-test`, which says
+//! where the compiler and the modules are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: use kmod/build.sh hostkern-test"))
+}
+
+fn modules() -> PathBuf {
+    PathBuf::from(variable("HOSTKERN_MODULES"))
+}
+
+/// A directory of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&dir).expect("a directory");
+    dir
+}
+
+/// Loads and unloads modules; the exit status and all output.
+fn load(files: &[&Path]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_hostkern"))
+        .arg("load")
+        .args(files)
+        .output()
+        .expect("hostkern");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().unwrap_or(-1), text)
+}
+
+/// The cases in the order of planted.c, and what must be said.
+const PLANTED: [(&str, &str); 21] = [
+    ("nothing", "unload planted.ko: ok"),
+    ("user access", "past copyin(9)"),
+    (
+        "sleep with mutex",
+        "malloc with M_WAITOK, which may sleep, is called with a mutex held (planted first)",
+    ),
+    ("recursion", "mutex planted first is locked by its owner"),
+    ("lock order", "lock order reversal: planted first is taken under planted second"),
+    ("overrun", "of 10 bytes, was written to after its end"),
+    ("use after free", "of 10 bytes, was written to after it was freed"),
+    ("leak", "memory type planted one leaks 1 allocations of 10 bytes"),
+    ("double free", "which is not allocated"),
+    ("deadlock", "deadlock: no thread can run"),
+    ("uninitialised mutex", "a mutex that is not initialised is locked"),
+    ("null pointer", "access to 0x0 at"),
+    ("keeps mutex", "returns with a mutex held (planted first)"),
+    ("credential leak", "the kernel's credential has 5 references, not 4"),
+    ("credential overfree", "a credential without references is released"),
+    ("wrong type", "with another type than it was allocated with"),
+    ("destroy held", "mutex planted first is destroyed while it is held"),
+    ("foreign unlock", "is unlocked by a thread that does not hold it"),
+    ("sleep without interlock", "a sleep without holding the mutex it names"),
+    ("wakeup is not lost", "planted: msleep 35"),
+    ("timeout is on time", "planted: 0 owned 500 ms"),
+];
+
+/// Those that are no defects.
+const GOOD: [&str; 3] = ["nothing", "wakeup is not lost", "timeout is on time"];
+
+#[test]
+fn planted_defects_are_found() {
+    let dir = scratch("planted");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted/planted.c");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kmod/kmod.ld");
+    for (index, (name, wanted)) in PLANTED.iter().enumerate() {
+        let (object, ko) = (dir.join("planted.o"), dir.join("planted.ko"));
+        let cflags = variable("AIO_RS_CFLAGS");
+        let compiled = Command::new(variable("CC"))
+            .args(cflags.split_whitespace())
+            .args(["-O2", "-Werror", &format!("-DPLANTED={index}"), "-c", "-o"])
+            .args([&object, &source])
+            .status();
+        assert!(compiled.expect("the compiler").success(), "{name}: does not compile");
+        let linked = Command::new(variable("LD"))
+            .args(["-m", "elf_x86_64_fbsd", "-r", "-T"])
+            .args([&script, Path::new("-o"), &ko, &object])
+            .status();
+        assert!(linked.expect("the linker").success(), "{name}: does not link");
+        let (status, text) = load(&[&ko]);
+        assert!(text.contains(wanted), "{name}: wanted {wanted:?} in\n{text}");
+        let good = GOOD.contains(name);
+        assert_eq!(status == 0, good, "{name}: exit status {status}\n{text}");
+    }
+}
+
+#[test]
+fn both_modules_load_and_unload() {
+    let (gate, engine) = (modules().join("aio_rs_gate.ko"), modules().join("aio_rs.ko"));
+    let (status, text) = load(&[&gate, &engine]);
+    assert!(text.contains("unload aio_rs.ko: ok"), "{text}");
+    // The gate stays, as it must.
+    assert!(text.contains("unload aio_rs_gate.ko: errno 16"), "{text}");
+    assert_eq!(status, 0, "{text}");
+}
+
+#[test]
+fn the_engine_needs_the_gate() {
+    let (status, text) = load(&[&modules().join("aio_rs.ko")]);
+    assert!(text.contains("depends on aio_rs_gate 1 to 1, found none"), "{text}");
+    assert_ne!(status, 0);
+}
+
+#[test]
+fn a_module_is_loaded_once() {
+    let gate = modules().join("aio_rs_gate.ko");
+    let (status, text) = load(&[&gate, &gate]);
+    assert!(text.contains("module aio_rs_gate is loaded already"), "{text}");
+    assert_ne!(status, 0);
+}
+
+/// Writes a changed gate and loads it.
+fn changed(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> (i32, String) {
+    let mut bytes = std::fs::read(modules().join("aio_rs_gate.ko")).expect("the gate");
+    change(&mut bytes);
+    let file = scratch(name).join("aio_rs_gate.ko");
+    std::fs::write(&file, bytes).expect("write");
+    load(&[&file])
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> usize {
+    bytes.windows(wanted.len()).position(|part| part == wanted).expect("it is in the file")
+}
+
+#[test]
+fn a_missing_symbol_is_named() {
+    let (status, text) = changed("symbol", |bytes| {
+        let at = find(bytes, b"\0kproc_exit\0");
+        bytes[at + 1..at + 11].copy_from_slice(b"kproc_3xit");
+    });
+    assert!(text.contains("the host kernel has no kproc_3xit"), "{text}");
+    assert_eq!(status, 8);
+}
+
+#[test]
+fn a_module_for_another_kernel_is_refused() {
+    let (status, text) = changed("version", |bytes| {
+        let version = variable("HOSTKERN_VERSION").parse::<u32>().expect("a version");
+        // Least, preferred and most, of a module that is tied.
+        let tied: Vec<u8> = [version; 3].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let at = find(bytes, &tied);
+        for word in 0..3 {
+            bytes[at + word * 4..at + word * 4 + 4].copy_from_slice(&(version + 1).to_le_bytes());
+        }
+    });
+    assert!(text.contains("not available or version mismatch"), "{text}");
+    assert_eq!(status, 8);
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let whole = std::fs::read(modules().join("aio_rs_gate.ko")).expect("the gate").len();
+    let cuts: Vec<usize> = (0..40).map(|step| whole * step / 40).collect();
+    for cut in cuts {
+        let (status, text) = changed("cut", |bytes| bytes.truncate(cut));
+        assert_eq!(status, 8, "cut to {cut} of {whole} bytes:\n{text}");
+        assert!(!text.contains("BROKEN"), "cut to {cut} of {whole} bytes:\n{text}");
+    }
+    let (status, text) = changed("class", |bytes| bytes[4] = 1);
+    assert!(text.contains("not a kernel module that can be read"), "{text}");
+    assert_eq!(status, 8);
+}
+
+#[test]
+fn a_seed_repeats_exactly() {
+    let program = PathBuf::from(variable("HOSTKERN_PROGRAMS")).join("stress");
+    let trace = |seed: &str| {
+        let dir = scratch(&format!("seed-{seed}"));
+        let output = Command::new(env!("CARGO_BIN_EXE_hostkern"))
+            .args(["run", "--seed", seed, "--spurious", "1000", "--modules"])
+            .arg(modules())
+            .arg("--")
+            .arg(&program)
+            .args(["--procs", "2", "--threads", "2", "--requests", "300", "--seed", "1"])
+            .current_dir(&dir)
+            .output()
+            .expect("hostkern");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        text.split_whitespace()
+            .find_map(|word| word.strip_prefix("trace=").map(str::to_owned))
+            .expect("a trace")
+    };
+    let (one, other) = (trace("7"), trace("8"));
+    assert_eq!(one, trace("7"));
+    assert_ne!(one, other, "two seeds give the same trace");
+}

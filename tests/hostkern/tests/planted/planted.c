@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A module with one planted defect, chosen by PLANTED, that the host kernel must find.  Which message
+ * it must give stands in tests/hostkern/tests/planted.rs.
+ */
+#include <sys/param.h>
+#include <sys/systm.h>
+#include <sys/kernel.h>
+#include <sys/lock.h>
+#include <sys/malloc.h>
+#include <sys/module.h>
+#include <sys/mutex.h>
+#include <sys/proc.h>
+#include <sys/ucred.h>
+
+enum {
+	NOTHING,
+	USER_ACCESS,
+	SLEEP_WITH_MUTEX,
+	RECURSION,
+	LOCK_ORDER,
+	OVERRUN,
+	USE_AFTER_FREE,
+	LEAK,
+	DOUBLE_FREE,
+	DEADLOCK,
+	UNINITIALISED_MUTEX,
+	NULL_POINTER,
+	KEEPS_MUTEX,
+	CREDENTIAL_LEAK,
+	CREDENTIAL_OVERFREE,
+	WRONG_TYPE,
+	DESTROY_HELD,
+	FOREIGN_UNLOCK,
+	SLEEP_WITHOUT_INTERLOCK,
+	WAKEUP_IS_NOT_LOST,
+	TIMEOUT_IS_ON_TIME,
+};
+
+MALLOC_DEFINE(M_ONE, "planted one", "test");
+MALLOC_DEFINE(M_TWO, "planted two", "test");
+
+static struct mtx first, second;
+
+static void
+plant(void)
+{
+	volatile char *memory;
+	struct mtx unready;
+	int error;
+
+	switch (PLANTED) {
+	case NOTHING:
+		free(malloc(10, M_ONE, M_WAITOK), M_ONE);
+		break;
+	case USER_ACCESS:
+		memory = (volatile char *)0x300000;
+		(void)*memory;
+		break;
+	case SLEEP_WITH_MUTEX:
+		mtx_lock(&first);
+		free(malloc(10, M_ONE, M_WAITOK), M_ONE);
+		mtx_unlock(&first);
+		break;
+	case RECURSION:
+		mtx_lock(&first);
+		mtx_lock(&first);
+		break;
+	case LOCK_ORDER:
+		mtx_lock(&first);
+		mtx_lock(&second);
+		mtx_unlock(&second);
+		mtx_unlock(&first);
+		mtx_lock(&second);
+		mtx_lock(&first);
+		break;
+	case OVERRUN:
+		memory = malloc(10, M_ONE, M_WAITOK);
+		memory[10] = 1;
+		free(__DEVOLATILE(char *, memory), M_ONE);
+		break;
+	case USE_AFTER_FREE:
+		memory = malloc(10, M_ONE, M_WAITOK);
+		free(__DEVOLATILE(char *, memory), M_ONE);
+		memory[3] = 1;
+		break;
+	case LEAK:
+		(void)malloc(10, M_ONE, M_WAITOK);
+		break;
+	case DOUBLE_FREE:
+		memory = malloc(10, M_ONE, M_WAITOK);
+		free(__DEVOLATILE(char *, memory), M_ONE);
+		free(__DEVOLATILE(char *, memory), M_ONE);
+		break;
+	case DEADLOCK:
+		mtx_lock(&first);
+		msleep(&first, &first, 0, "forever", 0);
+		mtx_unlock(&first);
+		break;
+	case UNINITIALISED_MUTEX:
+		bzero(&unready, sizeof(unready));
+		mtx_lock(&unready);
+		break;
+	case NULL_POINTER:
+		memory = NULL;
+		__asm volatile("" : "+r" (memory));
+		(void)*memory;
+		break;
+	case KEEPS_MUTEX:
+		mtx_lock(&first);
+		break;
+	case CREDENTIAL_LEAK:
+		(void)crhold(curthread->td_ucred);
+		break;
+	case CREDENTIAL_OVERFREE:
+		for (error = 0; error < 100; error++)
+			crfree(curthread->td_ucred);
+		break;
+	case WRONG_TYPE:
+		free(malloc(10, M_ONE, M_WAITOK), M_TWO);
+		break;
+	case DESTROY_HELD:
+		mtx_lock(&first);
+		mtx_destroy(&first);
+		break;
+	case FOREIGN_UNLOCK:
+		mtx_unlock(&first);
+		break;
+	case SLEEP_WITHOUT_INTERLOCK:
+		msleep_sbt(&first, &first, 0, "bare", SBT_1S, 0, 0);
+		break;
+	case WAKEUP_IS_NOT_LOST:
+		/* Nobody sleeps: it must not be remembered either. */
+		wakeup(&first);
+		mtx_lock(&first);
+		error = msleep_sbt(&first, &first, 0, "short", SBT_1S / 10, 0, 0);
+		mtx_unlock(&first);
+		printf("planted: msleep %d\n", error);
+		break;
+	case TIMEOUT_IS_ON_TIME: {
+		sbintime_t before, after;
+
+		before = sbinuptime();
+		mtx_lock(&first);
+		(void)msleep_sbt(&first, &first, PDROP, "half", SBT_1S / 2, 0, 0);
+		after = sbinuptime();
+		printf("planted: %d owned %d ms\n", mtx_owned(&first),
+		    (int)((after - before) * 1000 / SBT_1S));
+		break;
+	}
+	}
+}
+
+static int
+planted_modevent(module_t module, int event, void *argument)
+{
+
+	switch (event) {
+	case MOD_LOAD:
+		mtx_init(&first, "planted first", NULL, MTX_DEF);
+		mtx_init(&second, "planted second", NULL, MTX_DEF);
+		plant();
+		return (0);
+	case MOD_UNLOAD:
+		mtx_destroy(&first);
+		mtx_destroy(&second);
+		return (0);
+	case MOD_QUIESCE:
+	case MOD_SHUTDOWN:
+		return (0);
+	default:
+		return (EOPNOTSUPP);
+	}
+}
+
+static moduledata_t planted_mod = { "planted", planted_modevent, NULL };
+DECLARE_MODULE_TIED(planted, planted_mod, SI_SUB_EXEC, SI_ORDER_ANY);
+MODULE_VERSION(planted, 1);
