@@ -356,6 +356,8 @@ impl Engine {
     ///
     /// [`Served::Pass`], and only with `may_pass`: nothing was queued, and the process has become the
     /// built-in's.
+    // Out of line too.
+    #[inline(never)]
     pub(super) fn enqueue(
         &self,
         td: Curthread,
