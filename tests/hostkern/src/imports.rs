@@ -226,6 +226,29 @@ functions! {
         isize::MAX as usize
     }
 
+    // Sockets: there are none here, so nobody comes this far.
+    "uio(9)" fn cloneuio(_uio: *mut sys::uio) -> *mut sys::uio {
+        report::panic("cloneuio: the host kernel has no sockets")
+    }
+    "socket(9)" fn soreceive(_so: u64) -> c_int {
+        report::panic("soreceive: the host kernel has no sockets")
+    }
+    "socket(9)" fn sosend(_so: u64) -> c_int {
+        report::panic("sosend: the host kernel has no sockets")
+    }
+    "socket(9)" fn sorele_locked(_so: u64) {
+        report::panic("sorele_locked: the host kernel has no sockets")
+    }
+    "aio(4)" fn soaio_rcv(_so: u64, _pending: c_int) {
+        report::panic("soaio_rcv: the host kernel has no sockets")
+    }
+    "aio(4)" fn soaio_snd(_so: u64, _pending: c_int) {
+        report::panic("soaio_snd: the host kernel has no sockets")
+    }
+    "aio(4)" fn sowakeup_aio(_so: u64, _which: c_int) {
+        report::panic("sowakeup_aio: the host kernel has no sockets")
+    }
+
     // Credentials, address spaces, processes.
     "ucred(9)" fn crhold(cred: *mut sys::ucred) -> *mut sys::ucred {
         proc::crhold(cred)

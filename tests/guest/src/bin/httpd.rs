@@ -97,7 +97,7 @@ impl Line {
         block.sigevent = Sigevent {
             notify: SIGEV_KEVENT,
             signo: self.kq,
-            value: self.number as usize,
+            value: self.number,
             ..Sigevent::default()
         };
         self.cb.set(block);
