@@ -37,6 +37,12 @@ aio_rs_fo_write(struct file *fp, struct uio *uio, struct ucred *cred, int flags,
 	return (fo_write(fp, uio, cred, flags, td));
 }
 
+int
+aio_rs_fo_ioctl(struct file *fp, u_long command, void *data, struct ucred *cred, struct thread *td)
+{
+	return (fo_ioctl(fp, command, data, cred, td));
+}
+
 int	freebsd32_copyinuio(struct iovec *, u_int, struct uio **) __attribute__((weak));
 
 int

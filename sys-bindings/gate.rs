@@ -9,7 +9,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::{image_params, knlist, proc_, thread};
+use crate::{bio, image_params, knlist, proc_, thread};
 
 /// The layout of [`Ops`].
 pub const VERSION: u32 = 2;
@@ -52,6 +52,9 @@ pub type ProcessFn = unsafe extern "C" fn(*mut c_void, *mut proc_);
 /// Is a worker's life: returns when the worker is to end.
 pub type WorkerFn = unsafe extern "C" fn(*mut c_void, *mut c_void);
 
+/// Learns that a bio of ours is done.
+pub type BioFn = unsafe extern "C" fn(*mut c_void, *mut bio);
+
 /// The engine's side of every entry.
 #[repr(C)]
 pub struct Ops {
@@ -67,6 +70,7 @@ pub struct Ops {
     pub process_exit: ProcessFn,
     pub process_exec: ProcessFn,
     pub worker: WorkerFn,
+    pub bio_done: BioFn,
 }
 
 /// What a knote of ours (EVFILT_AIO, EVFILT_LIO) watches: one request or list, or several that are
@@ -129,4 +133,7 @@ unsafe extern "C" {
 
     /// The entry of a kernel process that is to run [`Ops::worker`] with `arg`.
     pub fn aio_rs_gate_worker(arg: *mut c_void);
+
+    /// The done routine of a bio that is to end in [`Ops::bio_done`].
+    pub fn aio_rs_gate_bio_done(bp: *mut bio);
 }

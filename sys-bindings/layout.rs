@@ -60,7 +60,35 @@ layout! {
         p_vmspace 520;
         p_aioinfo 904;
     }
+    bio: size(376) {
+        bio_cmd 0;
+        bio_flags 2;
+        bio_dev 8;
+        bio_offset 24;
+        bio_bcount 32;
+        bio_data 40;
+        bio_ma 48;
+        bio_ma_offset 56;
+        bio_ma_n 60;
+        bio_error 64;
+        bio_resid 72;
+        bio_done 80;
+        bio_caller1 104;
+        bio_length 288;
+    }
+    bufobj: size(152) {
+        bo_bsize 148;
+    }
+    cdev: size(480) {
+        si_flags 8;
+        si_iosize_max 192;
+    }
+    cdevsw: size(184) {
+        d_flags 4;
+        d_strategy 80;
+    }
     file: size(80) {
+        f_flag 0;
         f_ops 16;
         f_vnode 24;
         f_cred 32;
@@ -69,11 +97,16 @@ layout! {
     fileops: size(224 224 232) {
         fo_read 0;
         fo_write 8;
+        fo_ioctl 24;
         fo_aio_queue 112;
     }
     vnode: size(448 448 440) {
         v_type 0;
         v_mount 32;
+        v_bufobj 224;
+    }
+    vmspace: size(616 616 584) {
+        vm_map 0;
     }
     mount: size(2816) {
         mnt_flag 8;

@@ -23,6 +23,13 @@ unsafe extern "C" {
         flags: c_int,
         td: *mut thread,
     ) -> c_int;
+    pub fn aio_rs_fo_ioctl(
+        fp: *mut file,
+        command: core::ffi::c_ulong,
+        data: *mut core::ffi::c_void,
+        cred: *mut ucred,
+        td: *mut thread,
+    ) -> c_int;
     pub fn aio_rs_counter_add(counter: counter_u64_t, count: i64);
     pub fn aio_rs_sbinuptime() -> sbintime_t;
     pub fn aio_rs_proc_lock(p: *mut proc_);

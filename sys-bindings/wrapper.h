@@ -9,7 +9,9 @@
 #include <sys/bio.h>
 #include <sys/buf.h>
 #include <sys/capsicum.h>
+#include <sys/conf.h>
 #include <sys/counter.h>
+#include <sys/disk.h>
 #include <sys/event.h>
 #include <sys/eventhandler.h>
 #include <sys/fcntl.h>
@@ -41,13 +43,24 @@
 #include <vm/pmap.h>
 #include <vm/vm_map.h>
 #include <vm/vm_extern.h>
+#include <vm/vm_page.h>
+#include <vm/uma.h>
 #include <vm/vnode_pager.h>
+#include <geom/geom.h>
 
 /* A macro given on the command line does not reach bindgen by itself. */
 enum { AIO_RS_FREEBSD_VERSION = __FreeBSD_version };
 
 /* Another that is an expression. */
 static const rlim_t AIO_RS_RLIM_INFINITY = RLIM_INFINITY;
+
+/* What pages are held for. */
+static const vm_prot_t AIO_RS_VM_PROT_READ = VM_PROT_READ;
+static const vm_prot_t AIO_RS_VM_PROT_WRITE = VM_PROT_WRITE;
+
+/* What a disk device is asked for. */
+static const u_long AIO_RS_DIOCGFLUSH = DIOCGFLUSH;
+static const u_long AIO_RS_DIOCGSECTORSIZE = DIOCGSECTORSIZE;
 
 /* The opcode bit of aio_read2(2), where the kernel has it. */
 #ifdef LIO_FOFFSET

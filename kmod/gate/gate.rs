@@ -238,6 +238,14 @@ unsafe extern "C" fn aio_rs_gate_worker(arg: *mut c_void) {
     unsafe { sys::kproc_exit(0) }
 }
 
+/// See [`sys::gate::aio_rs_gate_bio_done`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn aio_rs_gate_bio_done(bp: *mut sys::bio) {
+    // By the events' table: a detach does not end before the request this is part of.
+    // SAFETY: a bio of the engine, which is done.
+    counted(&EVENT_OPS, (), |ops| unsafe { (ops.bio_done)(ops.ctx, bp) });
+}
+
 /// Puts the kernel's functions back into the first `count` places.
 fn restore(count: usize) {
     for place in places().take(count) {

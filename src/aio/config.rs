@@ -22,6 +22,11 @@ pub struct Config {
     aiod_lifetime: IntVar,
     max_aio_per_proc: IntVar,
     max_aio_queue_per_proc: IntVar,
+    max_buf_aio: IntVar,
+    /// Bios with a mapped buffer, of both engines.
+    pub num_buf_aio: IntVar,
+    /// Bios without.
+    pub num_unmapped_aio: IntVar,
     enable_unsafe: IntVar,
     pub unsafe_warningcnt: IntVar,
     /// Our own switches.
@@ -32,13 +37,18 @@ pub struct Config {
 pub struct Switches {
     lio_empty_kevent: Arc<AtomicI32>,
     inline: Arc<AtomicI32>,
+    split: Arc<AtomicI32>,
+    flush: Arc<AtomicI32>,
 }
 
 impl Switches {
     fn new() -> Switches {
+        let off = || Arc::new(AtomicI32::new(0));
         Switches {
-            lio_empty_kevent: Arc::new(AtomicI32::new(0)),
+            lio_empty_kevent: off(),
             inline: Arc::new(AtomicI32::new(1)),
+            split: off(),
+            flush: off(),
         }
     }
 }
@@ -66,6 +76,9 @@ impl Config {
             aiod_lifetime: var(c"vfs.aio.aiod_lifetime")?,
             max_aio_per_proc: var(c"vfs.aio.max_aio_per_proc")?,
             max_aio_queue_per_proc: var(c"vfs.aio.max_aio_queue_per_proc")?,
+            max_buf_aio: var(c"vfs.aio.max_buf_aio")?,
+            num_buf_aio: var(c"vfs.aio.num_buf_aio")?,
+            num_unmapped_aio: var(c"vfs.aio.num_unmapped_aio")?,
             enable_unsafe: var(c"vfs.aio.enable_unsafe")?,
             unsafe_warningcnt: var(c"vfs.aio.unsafe_warningcnt")?,
             switches: Switches::new(),
@@ -101,6 +114,21 @@ impl Config {
     /// Requests per process that run at once, at most. With 0 none begins until it is raised.
     pub fn running_per_process_max(&self) -> usize {
         at_least_zero(self.max_aio_per_proc)
+    }
+
+    /// Elements of a disk request, and mapped buffers of a process, at most.
+    pub fn buffers_max(&self) -> usize {
+        at_least_zero(self.max_buf_aio)
+    }
+
+    /// Whether disk requests no single transfer can serve are split or copied.
+    pub fn splits(&self) -> bool {
+        self.switches.split.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether aio_fsync(2) has a disk device write its cache out.
+    pub fn flushes(&self) -> bool {
+        self.switches.flush.load(Ordering::Relaxed) != 0
     }
 
     /// Whether a list of which nothing is left still sends its kevent (PR 251515).
@@ -162,6 +190,16 @@ impl Statistics {
             c"lio_empty_kevent",
             &config.switches.lio_empty_kevent,
             c"A list with nothing left to wait for still sends its kevent",
+        )?;
+        tree.setting(
+            c"split",
+            &config.switches.split,
+            c"Disk requests that are too large or oddly cut are split or copied",
+        )?;
+        tree.setting(
+            c"flush",
+            &config.switches.flush,
+            c"aio_fsync(2) of a disk device flushes its write cache",
         )?;
         Ok(tree)
     }

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod config;
+mod disk;
 mod engine;
 mod list;
 mod notify;

@@ -6,7 +6,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 use super::notify::{Notice, Tell};
 use super::request::Request;
@@ -26,6 +26,8 @@ pub struct Process {
     inner: Mutex<Inner>,
     /// What can be seen of the table without the lock.
     pub glance: Arc<Glance>,
+    /// Mapped buffers of its disk requests.
+    pub mapped: AtomicUsize,
     /// Never read: only its addresses are used.
     channels: [AtomicU8; CHANNELS],
 }
@@ -39,6 +41,8 @@ pub struct Inner {
     pub scheduled: bool,
     /// Workers that perform requests of this process now.
     pub workers: usize,
+    /// Requests a disk's driver has, or is about to get.
+    pub flights: usize,
     /// A request of the process has been queued: it is ours until exec or exit.
     pub accepted: bool,
     /// The process has no request here and never will: its calls go to the built-in.
@@ -76,10 +80,12 @@ impl Process {
                     live: Some(live),
                     scheduled: false,
                     workers: 0,
+                    flights: 0,
                     accepted: false,
                     retired: false,
                 },
             ),
+            mapped: AtomicUsize::new(0),
             channels: [const { AtomicU8::new(0) }; CHANNELS],
         }
     }

@@ -87,6 +87,13 @@ pub enum Action {
     Read { buffer: Buffer, offset: Option<i64> },
     /// Moves data to the file, as far as the submitter's limit goes, if it has one.
     Write { buffer: Buffer, offset: Option<i64>, limit: Option<FileSize> },
+    /// Moves data between a disk device and the process by way of the kernel, `chunk` bytes at a
+    /// time.
+    Bounce { buffer: Buffer, write: bool, offset: i64, chunk: usize },
+    /// The device's driver does it.
+    Driver,
+    /// Has a disk device write out what it caches.
+    Flush,
     /// Brings the file to stable storage.
     Sync { data_only: bool },
     /// Keeps pages of the process in memory.
@@ -103,7 +110,8 @@ impl Request {
     /// Whether exit and exec wait for it while it runs: it needs the process itself, or its end is
     /// near, or its file cannot be closed without the process.
     pub fn is_awaited(&self) -> bool {
-        self.kind == Kind::Local || self.file.as_ref().is_some_and(File::is_kqueue)
+        matches!(self.kind, Kind::Local | Kind::Disk)
+            || self.file.as_ref().is_some_and(File::is_kqueue)
     }
 
     /// Does it, as a worker in the submitter's address space. Sleeps.
@@ -130,6 +138,13 @@ impl Request {
                 limit.lend(worker, || file.transfer(worker, buffer, true, *offset))
             }
             (Some(file), Action::Sync { data_only }) => nothing(file.sync(worker, *data_only)),
+            (Some(file), Action::Bounce { buffer, write, offset, chunk }) => {
+                let (moved, end) = file.bounce(worker, buffer, *write, *offset, *chunk);
+                Transferred { moved, end, reach: 0 }
+            }
+            (Some(file), Action::Flush) => nothing(file.flush(worker)),
+            // No worker gets one.
+            (Some(_), Action::Driver) => nothing(Err(Errno::ENXIO)),
             // Submission makes no such request.
             (None, _) => nothing(Err(Errno::EBADF)),
         });

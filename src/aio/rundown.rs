@@ -4,8 +4,9 @@
 //! What has not begun is dropped, what is done is forgotten, and what runs becomes an orphan that
 //! owns all it needs: file, credential, address space. Requests on local files are waited for, so
 //! that a file is as the process left it when wait(2) reports the process; the worker that finishes
-//! the last one wakes us. A request that may take for ever (`vfs.aio.enable_unsafe`) is not waited
-//! for, so that the process can always be killed. No notification is sent.
+//! the last one wakes us. Requests a disk's driver has are waited for first, and never orphans. A
+//! request that may take for ever (`vfs.aio.enable_unsafe`) is not waited for, so that the process
+//! can always be killed. No notification is sent.
 
 use core::sync::atomic::Ordering;
 
@@ -29,6 +30,9 @@ impl Engine {
         let mut inner = process.lock();
         // From here on nobody queues the process, and no worker begins a request of it.
         let live = inner.live.take();
+        while inner.flights > 0 {
+            (inner, _) = inner.msleep(process.rundown_channel(), false, c"aioprn", None);
+        }
         loop {
             while let Some(reaped) = inner.table.rundown() {
                 drop(inner);

@@ -14,10 +14,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::disk::{Flight, Runway, Way};
 use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
-use super::process::Process;
+use super::process::{Inner, Process};
 use super::request::{Action, Operation, Request};
+use crate::kern::bio::Batch;
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::knote::About;
@@ -60,7 +62,6 @@ impl Checked {
     pub(super) fn unserved(&self) -> Option<&'static str> {
         match self.kind {
             Kind::Queues => Some("a socket"),
-            Kind::Disk if self.operation.transfers() => Some("a disk device"),
             _ => None,
         }
     }
@@ -80,6 +81,8 @@ enum Stage {
     ToDo(Box<Request>),
     /// The submitter has read so many bytes.
     Read(usize),
+    /// A disk's driver is to perform it.
+    Fly(Box<Batch<Flight>>),
 }
 
 /// What is to be done, as far as the call says.
@@ -202,7 +205,7 @@ impl Engine {
         notice: Option<Notice>,
     ) -> Result<Served, Errno> {
         let checked = slot.take().ok_or(Errno::EINVAL)?;
-        let mut one = Some(self.make(td, checked, notice)?);
+        let mut one = Some(self.make(td, process, checked, notice)?);
         let mut result = Ok(());
         let mut refuse = |_, error| result = Err(error);
         let queued = self.enqueue(td, process, None, true, &mut || one.take(), &mut refuse);
@@ -294,48 +297,74 @@ impl Engine {
             let submission = checked.submission();
             return Ok(Prepared { user, submission, stage: Stage::Read(bytes), notice });
         }
-        self.make(td, checked, notice)
+        self.make(td, process, checked, notice)
     }
 
-    /// Takes all a request needs for a worker: file, credential, address space. Sleeps.
+    /// Takes all a request needs: file, credential, address space, a disk's bios. Sleeps.
     ///
     /// # Errors
-    /// EOPNOTSUPP: I/O on the file may take for ever.
+    /// EOPNOTSUPP: I/O on the file may take for ever, or the request is not for the device. EPERM: a
+    /// flush of a device that is not open for writing. EFAULT, EAGAIN, ENXIO: a disk request's
+    /// buffer, the limits of buffers, the device is gone.
+    #[inline(never)]
     fn make(
         &self,
         td: Curthread,
+        process: &Arc<Process>,
         checked: Checked,
         notice: Option<Notice>,
     ) -> Result<Prepared, Errno> {
         let mut submission = checked.submission();
         let Checked { user, aiocb, operation, file, kind, vector, at_file_offset, .. } = checked;
-        if matches!(kind, Kind::Disk | Kind::Unsafe) && !self.config.unsafe_enabled() {
+        let (base, len) = (aiocb.buffer, aiocb.nbytes);
+        let offset = (!at_file_offset).then_some(aiocb.offset);
+        let buffer = vector.unwrap_or(Buffer::One { base, len });
+        let way = match &file {
+            Some(file) if kind == Kind::Disk => self.way(file, operation, offset, &buffer)?,
+            _ => Way::Worker,
+        };
+        let endless = matches!(kind, Kind::Disk | Kind::Unsafe) && matches!(way, Way::Worker);
+        if endless && !self.config.unsafe_enabled() {
             td.counted_warning(
                 self.config.unsafe_warningcnt,
                 c"is attempting to use unsafe AIO requests",
             );
             return Err(Errno::EOPNOTSUPP);
         }
-        let (base, len) = (aiocb.buffer, aiocb.nbytes);
-        let offset = (!at_file_offset).then_some(aiocb.offset);
-        let buffer = vector.unwrap_or(Buffer::One { base, len });
-        let action = match operation {
-            Operation::Read | Operation::Readv => Action::Read { buffer, offset },
-            Operation::Write | Operation::Writev => {
-                Action::Write { buffer, offset, limit: FileSize::of(td) }
-            }
-            Operation::Sync => Action::Sync { data_only: false },
-            Operation::DataSync => Action::Sync { data_only: true },
-            Operation::Lock => Action::Lock { process: WaitedProc::of(td), base, len },
-        };
-        let vm = (!operation.syncs()).then(|| Vmspace::of(td));
-        if operation.changes() {
-            submission.changes = file.as_ref().map_or(0, File::vnode_id);
-        }
-        let request = Box::new(Request { file, kind, cred: Cred::of(td), vm, action });
+        let (action, cred) = (Action::Driver, Cred::of(td));
+        let mut request = Box::new(Request { file, kind, cred, vm: None, action });
         submission.awaited = request.is_awaited();
+        let stage = match way {
+            Way::Direct(route) => {
+                let offset = aiocb.offset;
+                Stage::Fly(self.board(td, process, route, operation, offset, &buffer, request)?)
+            }
+            way => {
+                if operation.changes() {
+                    submission.changes = request.file.as_ref().map_or(0, File::vnode_id);
+                }
+                request.action = match (operation, way) {
+                    (_, Way::Bounce { chunk }) => {
+                        let write = matches!(operation, Operation::Write | Operation::Writev);
+                        Action::Bounce { buffer, write, offset: aiocb.offset, chunk }
+                    }
+                    (_, Way::Flush) => Action::Flush,
+                    (Operation::Read | Operation::Readv, _) => Action::Read { buffer, offset },
+                    (Operation::Write | Operation::Writev, _) => {
+                        Action::Write { buffer, offset, limit: FileSize::of(td) }
+                    }
+                    (Operation::Sync, _) => Action::Sync { data_only: false },
+                    (Operation::DataSync, _) => Action::Sync { data_only: true },
+                    (Operation::Lock, _) => {
+                        Action::Lock { process: WaitedProc::of(td), base, len }
+                    }
+                };
+                request.vm = (!operation.syncs()).then(|| Vmspace::of(td));
+                Stage::ToDo(request)
+            }
+        };
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
-        Ok(Prepared { user, submission, stage: Stage::ToDo(request), notice })
+        Ok(Prepared { user, submission, stage, notice })
     }
 
     /// Makes requests the process's own, all that `next` gives, which is called under the process's
@@ -343,6 +372,7 @@ impl Engine {
     ///
     /// [`Served::Pass`], and only with `may_pass`: nothing was queued, and the process has become the
     /// built-in's.
+    #[inline(never)]
     pub(super) fn enqueue(
         &self,
         td: Curthread,
@@ -352,7 +382,6 @@ impl Engine {
         next: &mut dyn FnMut() -> Option<Prepared>,
         refuse: &mut dyn FnMut(UserAiocb, Errno),
     ) -> Served {
-        let queue_count = self.config.num_queue_count;
         let mut upcoming = next();
         let (mut worker, mut accepted, mut done) = (false, false, 0);
         while let Some(first) = upcoming.take() {
@@ -363,7 +392,7 @@ impl Engine {
                 }
                 worker = true;
             }
-            let mut current = Some(first);
+            upcoming = Some(first);
             let mut inner = process.lock_with_room(Room::Request);
             if self.is_retired(td, &mut inner) {
                 drop(inner);
@@ -371,45 +400,20 @@ impl Engine {
                     return Served::Pass;
                 }
                 // The first were served here, and so the call is.
-                refuse_all(current, next, refuse, Errno::EAGAIN);
+                refuse_all(upcoming, next, refuse, Errno::EAGAIN);
                 break;
             }
-            let mut refused = None;
-            let mut garbage = Vec::new();
-            while let Some(prepared) = current.take() {
-                let lacks_worker = !worker && matches!(prepared.stage, Stage::ToDo(_));
-                if lacks_worker || inner.table.lacks(Room::Request).is_some() {
-                    upcoming = Some(prepared);
-                    break;
-                }
-                if inner.table.count() >= self.config.queue_per_process_max()
-                    || !queue_count.increment_below(self.config.queue_max())
-                {
-                    refused = Some(prepared);
-                    break;
-                }
-                let Prepared { submission, stage, notice, .. } = prepared;
-                let (table, tell) = inner.parts();
-                garbage = match stage {
-                    Stage::ToDo(request) => table.submit(submission, request, notice, group),
-                    Stage::Read(read) => {
-                        done += 1;
-                        let told = |notice: &mut Notice, news| tell.tell(notice, news);
-                        table.submit_done(submission, Outcome::read(read), notice, group, told)
-                    }
-                };
-                inner.accepted = true;
-                accepted = true;
-                if garbage.capacity() > 0 {
-                    break;
-                }
-                current = next();
-            }
+            let mut taken = Taken::default();
+            self.take(&mut inner, group, worker, &mut upcoming, next, &mut taken);
             let kick = self.pool.schedule(&self.config, process, &mut inner);
             process.unlock_and_wake(inner);
             kick.deliver();
+            let Taken { runway, garbage, refused, done: read, accepted: some } = taken;
+            accepted |= some;
             drop(garbage);
-            if let Some(prepared) = refused {
+            runway.launch(self);
+            done += read;
+            if refused && let Some(prepared) = upcoming.take() {
                 let user = prepared.user;
                 drop(prepared);
                 refuse(user, Errno::EAGAIN);
@@ -425,6 +429,72 @@ impl Engine {
             let _ = self.pool.ensure_worker();
         }
         Served::Here
+    }
+}
+
+/// What became of requests under one lock.
+#[derive(Default)]
+struct Taken {
+    /// Those that are to be launched now.
+    runway: Runway,
+    /// Memory to be dropped now.
+    garbage: Vec<Id>,
+    /// Whether the one that is left is over a limit.
+    refused: bool,
+    /// How many are done already.
+    done: u32,
+    /// Whether the table took one.
+    accepted: bool,
+}
+
+impl Engine {
+    /// Puts requests into the process's table until one cannot be, which is left in `current`, or
+    /// there is none, or something is to be done without the lock.
+    #[inline(never)]
+    fn take(
+        &self,
+        inner: &mut Inner,
+        group: Option<Id>,
+        worker: bool,
+        current: &mut Option<Prepared>,
+        next: &mut dyn FnMut() -> Option<Prepared>,
+        taken: &mut Taken,
+    ) {
+        let queue_count = self.config.num_queue_count;
+        while let Some(prepared) = current {
+            let lacks_worker = !worker && matches!(prepared.stage, Stage::ToDo(_));
+            if lacks_worker || inner.table.lacks(Room::Request).is_some() {
+                return;
+            }
+            if inner.table.count() >= self.config.queue_per_process_max()
+                || !queue_count.increment_below(self.config.queue_max())
+            {
+                taken.refused = true;
+                return;
+            }
+            let Some(Prepared { submission, stage, notice, .. }) = current.take() else { return };
+            let (table, tell) = inner.parts();
+            taken.garbage = match stage {
+                Stage::ToDo(request) => table.submit(submission, request, notice, group),
+                Stage::Read(read) => {
+                    taken.done += 1;
+                    let told = |notice: &mut Notice, news| tell.tell(notice, news);
+                    table.submit_done(submission, Outcome::read(read), notice, group, told)
+                }
+                Stage::Fly(flight) => {
+                    let (id, garbage) = table.submit_running(submission, notice, group);
+                    inner.flights += 1;
+                    taken.runway.push(flight, id);
+                    garbage
+                }
+            };
+            inner.accepted = true;
+            taken.accepted = true;
+            if taken.garbage.capacity() > 0 || taken.runway.is_full() {
+                return;
+            }
+            *current = next();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use sys_bindings as sys;
 
 use crate::aio::Engine;
+use crate::kern::bio;
 use crate::kern::kproc::Worker;
 use crate::kern::proc::{Curthread, Leaving};
 
@@ -32,4 +33,17 @@ pub unsafe extern "C" fn worker(ctx: *mut c_void, argument: *mut c_void) {
     // SAFETY: a kernel process's main function runs as its own thread.
     let worker = unsafe { Worker::new(Curthread::current()) };
     engine.run_worker(&worker, argument.addr());
+}
+
+/// A bio of ours is done. Nothing here may sleep.
+///
+/// # Safety
+/// As the gate calls it: `ctx` is the engine, `bp` a bio the engine launched that is done.
+pub unsafe extern "C" fn bio_done(ctx: *mut c_void, bp: *mut sys::bio) {
+    // SAFETY: ctx is what attach was given; it outlives every counted call.
+    let engine: &Engine = unsafe { &*ctx.cast() };
+    // SAFETY: the engine launches flights of this type only, and each bio is done once.
+    if let Some(landed) = unsafe { bio::done(bp) } {
+        engine.landed(landed);
+    }
 }

@@ -37,6 +37,7 @@ fn load(td: Curthread) -> Result<(), Errno> {
             process_exit: events::process_leaves,
             process_exec: events::process_leaves,
             worker: events::worker,
+            bio_done: events::bio_done,
         },
         engine: Engine::new(td)?,
     });

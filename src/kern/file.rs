@@ -131,6 +131,12 @@ impl File {
         }
     }
 
+    /// Whether it was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        // SAFETY: the flag does not change while the file is open.
+        unsafe { self.0.as_ref().f_flag & sys::FWRITE != 0 }
+    }
+
     /// What kind of file it is.
     pub fn kind(&self) -> Kind {
         // SAFETY: f_ops is set before a file is shared and points to constant tables.
@@ -197,6 +203,29 @@ impl File {
             }
         });
         Transferred { moved, end: Errno::check(code), reach }
+    }
+
+    /// As [`File::transfer`], with memory of the kernel's. `td` is the current thread. Sleeps.
+    pub(super) fn transfer_kernel(
+        &self,
+        data: &mut [u8],
+        write: bool,
+        offset: i64,
+        td: *mut sys::thread,
+    ) -> (usize, Result<(), Errno>) {
+        let fp = self.0.as_ptr();
+        super::uio::with_kernel_uio(data, write, offset, td, |uio| {
+            let flags = sys::FOF_OFFSET as c_int;
+            // SAFETY: as in transfer.
+            unsafe {
+                let cred = (*fp).f_cred;
+                if write {
+                    sys::aio_rs_fo_write(fp, uio, cred, flags, td)
+                } else {
+                    sys::aio_rs_fo_read(fp, uio, cred, flags, td)
+                }
+            }
+        })
     }
 }
 

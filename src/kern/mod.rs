@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 mod alloc;
+pub mod bio;
 pub mod counter;
 pub mod cred;
+pub mod disk;
 pub mod errno;
 pub mod file;
 pub mod knote;

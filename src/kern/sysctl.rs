@@ -91,6 +91,11 @@ impl IntVar {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next).is_ok()
     }
 
+    /// Adds `count`.
+    pub fn add(self, count: i32) {
+        self.0.fetch_add(count, Ordering::AcqRel);
+    }
+
     /// Takes `count` away.
     pub fn subtract(self, count: i32) {
         self.0.fetch_sub(count, Ordering::AcqRel);

@@ -57,6 +57,26 @@ impl Buffer {
         }
     }
 
+    /// Its elements, in order: address and length in bytes.
+    pub fn elements(&self) -> impl Iterator<Item = (UserPtr, usize)> + Clone + '_ {
+        let one = match self {
+            Buffer::One { base, len } => Some((*base, *len)),
+            Buffer::Vector(_) => None,
+        };
+        let vector: &[sys::iovec] = match self {
+            Buffer::One { .. } => &[],
+            // SAFETY: copyinuio made an array of so many; only a transfer, which wants the buffer
+            // exclusively, changes it.
+            Buffer::Vector(vector) => unsafe {
+                let uio = vector.0.as_ref();
+                core::slice::from_raw_parts(uio.uio_iov, uio.uio_iovcnt.unsigned_abs() as usize)
+            },
+        };
+        let vector =
+            vector.iter().map(|iov| (UserPtr::new(iov.iov_base.addr() as u64), iov.iov_len));
+        one.into_iter().chain(vector)
+    }
+
     /// Calls `transfer` with a uio over the buffer, and returns its code, the bytes moved, and where
     /// in the file the rest would have ended.
     pub(super) fn with_uio(
@@ -103,6 +123,30 @@ impl Buffer {
         let end = at.cast_unsigned().saturating_add(left as u64);
         (code, total.saturating_sub(left), end)
     }
+}
+
+/// Calls `transfer` with a uio over memory of the kernel's, and returns the bytes moved and how it
+/// ended.
+pub(super) fn with_kernel_uio(
+    data: &mut [u8],
+    write: bool,
+    offset: i64,
+    td: *mut sys::thread,
+    transfer: impl FnOnce(*mut sys::uio) -> c_int,
+) -> (usize, Result<(), Errno>) {
+    let total = data.len();
+    let mut iov = sys::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: total };
+    let mut uio = sys::uio {
+        uio_iov: &mut iov,
+        uio_iovcnt: 1,
+        uio_offset: offset,
+        uio_resid: total.cast_signed(),
+        uio_segflg: sys::UIO_SYSSPACE,
+        uio_rw: if write { sys::UIO_WRITE } else { sys::UIO_READ },
+        uio_td: td,
+    };
+    let code = transfer(&mut uio);
+    (total.saturating_sub(uio.uio_resid.unsigned_abs()), Errno::check(code))
 }
 
 impl Drop for Vector {

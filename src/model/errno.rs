@@ -42,6 +42,7 @@ errnos! {
     EPERM = 1;
     EINTR = 4;
     EIO = 5;
+    ENXIO = 6;
     EBADF = 9;
     ENOMEM = 12;
     EFAULT = 14;

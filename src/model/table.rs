@@ -20,7 +20,6 @@ use super::hash::{Hash, Hashed};
 use super::job::{Event, JobState, Step};
 use super::list::{Linked, Links, List};
 use super::slab::{Growth, Id, Lack, NONE, Slab};
-use super::unfinished::Unfinished;
 
 /// What I/O cost, to be charged to the thread that reaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -465,7 +464,24 @@ impl<P, N> Table<P, N> {
         self.glance.set_count(count);
     }
 
-    /// Makes an entry that is in no list.
+    /// Accepts a request that no worker performs and that runs from now on; no sync. Whoever
+    /// performs it has the payload, and ends it by [`Table::finish`]. Room and memory as in
+    /// [`Table::submit`].
+    pub fn submit_running(
+        &mut self,
+        submission: Submission,
+        notice: Option<N>,
+        group: Option<Id>,
+    ) -> (Id, Vec<Id>) {
+        assert!(!submission.syncs, "a sync runs before what it waits for");
+        let submission = Submission { changes: 0, ..submission };
+        let (id, garbage) = self.add(submission, JobState::Active, None, notice, group);
+        self.active.push(&mut self.jobs, id);
+        (id, garbage)
+    }
+
+    /// Makes an entry that is in no list. Not inline: an entry is large, and the caller's frame stays.
+    #[inline(never)]
     fn add(
         &mut self,
         submission: Submission,

@@ -480,3 +480,30 @@ fn a_change_counts_until_it_is_finished_cancelled_or_dropped() {
     while table.rundown().is_some() {}
     assert!(!unfinished.any_change(9));
 }
+
+/// A disk's driver performs it: no worker ever had it, and a sync of its file waits for it.
+#[test]
+fn a_request_can_run_from_the_start() {
+    let mut table = Numbers::default();
+    room(&mut table, Room::Group);
+    let group = table.open_group(Some(9));
+    room(&mut table, Room::Request);
+    let submission =
+        Submission { address: 0x1000, fd: 3, file: 3, syncs: false, awaited: true, changes: 0 };
+    let (id, _) = table.submit_running(submission, Some(7), Some(group));
+    submit_sync(&mut table, 0x2000, 3, 22);
+    assert_eq!((table.count(), table.running(), table.pending()), (2, 1, 0));
+    assert_eq!(table.progress(0x1000), Some(Progress::Running));
+    let none = table.cancel_one(3, 0x1000, silence);
+    assert_eq!(none, Cancelled { cancelled: 0, running: 1 });
+    table.close_group(group, silence);
+    assert!(table.leave_group(group).is_none());
+    let mut told = Vec::new();
+    let finished = table.finish(id, 11, ok(512), |&mut notice, news| told.push((notice, news)));
+    assert!(matches!(finished, Finished::Done));
+    let group = (9, News::Group { lasts: true });
+    assert_eq!(told, [(7, News::Request(None)), group]);
+    assert_eq!(table.start().map(|(_, payload)| payload), Some(22));
+    let reaped = table.reap(0x1000).unwrap();
+    assert_eq!((reaped.payload, reaped.outcome, reaped.group), (Some(11), ok(512), Some(9)));
+}
