@@ -39,6 +39,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "bench",
         "conformance",
         "deliver",
+        "disks",
         "fuzz",
         "holder",
         "noworker",

@@ -140,7 +140,7 @@ impl<'a> Guest<'a> {
         } else {
             let kvm = options.icount.is_none()
                 && (options.accel == "kvm" || (options.accel == "auto" && kvm_is_usable()));
-            let mut args = hypervisor::qemu(machine, &disks, size, kvm);
+            let mut args = hypervisor::qemu(machine, &disks, size, kvm, &options.kenv);
             if let Some(plugin) = &options.profile {
                 args.push("-plugin".into());
                 args.push(hypervisor::plugin(plugin, &profile_file(&log)));

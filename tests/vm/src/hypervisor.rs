@@ -33,7 +33,7 @@ pub struct Size {
 }
 
 /// QEMU's arguments.
-pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<String> {
+pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool, kenv: &str) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|word| (*word).to_owned()));
     add(&["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
@@ -74,7 +74,7 @@ pub fn qemu(machine: &Machine, disks: &Disks, size: Size, kvm: bool) -> Vec<Stri
         let kernel = kernel.display().to_string();
         // A test fills the process table, and WITNESS keeps a lock list for about 4,000 threads.
         let environment = "vfs.root.mountfrom=ufs:/dev/vtbd0 console=comconsole kern.maxproc=1000";
-        add(&["-kernel", &kernel, "-append", environment]);
+        add(&["-kernel", &kernel, "-append", format!("{environment} {kenv}").trim_end()]);
     }
     args
 }
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn qemu_boots_a_kernel_without_writing_the_root() {
         let boot = Boot::Direct { kernel: "/v/kernel".into(), root: "/v/a,b.img".into() };
-        let line = qemu(&Machine { name: "plain", boot }, &disks(), SIZE, false).join(" ");
+        let line = qemu(&Machine { name: "plain", boot }, &disks(), SIZE, false, "").join(" ");
         assert!(line.contains("file=/v/a,,b.img,format=raw,if=virtio,snapshot=on"));
         assert!(line.contains("-kernel /v/kernel -append"));
         assert!(line.contains("tcg,thread=multi"));
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn qemu_boots_a_disk() {
         let boot = Boot::Disk { image: "/v/disk.qcow2".into(), format: "qcow2" };
-        let line = qemu(&Machine { name: "image", boot }, &disks(), SIZE, true).join(" ");
+        let line = qemu(&Machine { name: "image", boot }, &disks(), SIZE, true, "").join(" ");
         assert!(line.contains("format=qcow2,if=virtio,snapshot=on"));
         assert!(line.contains("-accel kvm -cpu host"));
         assert!(!line.contains("-kernel"));

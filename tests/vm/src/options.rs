@@ -33,6 +33,7 @@ Options
   --no-module       do not load the module: everything runs on the built-in
   --accel WHICH     auto, kvm or tcg (default: auto)
   --bhyve           use bhyve (untested) instead of QEMU
+  --kenv TEXT       more of the kernel's environment, for a direct boot
   --requests N      how much the stress program does (default: 20000)
 
 Options of bench
@@ -93,6 +94,8 @@ pub struct Options {
     pub accel: String,
     /// Use bhyve.
     pub bhyve: bool,
+    /// More of the kernel's environment: words `name=value`.
+    pub kenv: String,
     /// Requests of the stress program.
     pub requests: u64,
     /// How long QEMU takes for an instruction, as a power of two in nanoseconds, when instructions
@@ -145,6 +148,7 @@ impl Options {
             module: true,
             accel: "auto".into(),
             bhyve: false,
+            kenv: String::new(),
             requests: 20_000,
             icount: None,
             boots: 5,
@@ -173,6 +177,7 @@ impl Options {
                     options.timeout = Duration::from_secs(number(word, &value()?, 10..=86_400)?);
                 }
                 "--requests" => options.requests = number(word, &value()?, 1..=1_000_000_000)?,
+                "--kenv" => options.kenv = value()?,
                 "--boots" => options.boots = number(word, &value()?, 0..=100)? as u32,
                 "--timed" => options.timed = number(word, &value()?, 0..=100)? as u32,
                 "--percent" => options.percent = number(word, &value()?, 1..=10_000)?,
