@@ -79,6 +79,24 @@ impl Steps {
         self.step("run conformance32-ufs 1800 lines /mnt/bin32/conformance");
     }
 
+    /// Requests on disks: cases, and with `storm` that many checked at random on each kind of disk.
+    fn disks(&mut self, storm: Option<u64>) {
+        self.step("run conformance-disks 1800 lines /mnt/bin/disks");
+        let Some(requests) = storm else { return };
+        let storm = format!("/mnt/bin/disks --bytes 16777216 --requests {requests} --storm");
+        self.step(&format!(
+            "sh storm-md 3600 lines mdconfig -a -t malloc -s 16m -u 9 || exit 1; \
+             {storm} /dev/md9; rc=$?; mdconfig -d -u 9; exit $rc"
+        ));
+        self.step(&format!("sh storm-virtio 3600 lines {storm} /dev/vtbd4 --seed 2"));
+        self.step(&format!(
+            "sh storm-faults 3600 lines which gnop || exit {SKIP}; \
+             mdconfig -a -t malloc -s 16m -u 9 && gnop create -e 5 -r 5 -w 5 md9 || exit 1; sleep 1; \
+             {storm} /dev/md9.nop --seed 3 --faults; rc=$?; gnop destroy md9.nop; mdconfig -d -u 9; \
+             exit $rc"
+        ));
+    }
+
     /// Counts what could have leaked; the scratch file system must not be mounted.
     fn count(&mut self, tag: &str) {
         self.step(&format!("value {tag} {}", GAUGES.join(" ")));
@@ -150,6 +168,7 @@ pub fn reference(options: &Options, suite: bool) -> Plan {
         base_suite(&mut steps);
     }
     steps.conformance();
+    steps.disks(None);
     steps.leak_check(options.requests, 1);
     if suite {
         zfs(&mut steps);
@@ -194,6 +213,7 @@ pub fn module(options: &Options, suite: bool) -> Plan {
         base_suite(&mut steps);
     }
     steps.conformance();
+    steps.disks(Some(options.requests));
     steps.leak_check(options.requests, 1);
     if suite {
         zfs(&mut steps);
