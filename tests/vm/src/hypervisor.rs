@@ -171,7 +171,7 @@ mod tests {
     fn qemu_counts_instructions() {
         let boot = Boot::Direct { kernel: "/v/kernel".into(), root: "/v/root.img".into() };
         let size = Size { smp: 1, icount: Some(0), ..SIZE };
-        let line = qemu(&Machine { name: "plain", boot }, &disks(), size, false).join(" ");
+        let line = qemu(&Machine { name: "plain", boot }, &disks(), size, false, "").join(" ");
         assert!(line.contains("-smp 1 -accel tcg,thread=single"), "{line}");
         assert!(line.contains("-icount shift=0,sleep=off"), "{line}");
     }
