@@ -416,12 +416,12 @@ impl Engine {
                 refuse_all(upcoming, next, refuse, Errno::EAGAIN);
                 break;
             }
-            let mut taken = Taken::default();
-            self.take(process, &mut inner, group, worker, &mut upcoming, next, &mut taken);
+            let mut taken = Taken { worker, ..Taken::default() };
+            self.take(process, &mut inner, group, &mut upcoming, next, &mut taken);
             let kick = self.pool.schedule(&self.config, process, &mut inner);
             process.unlock_and_wake(inner);
             kick.deliver();
-            let Taken { runway, garbage, refused, busy, done: read, accepted: some } = taken;
+            let Taken { runway, garbage, refused, busy, done: read, accepted: some, .. } = taken;
             accepted |= some;
             drop(garbage);
             runway.launch(self);
@@ -459,6 +459,8 @@ impl Engine {
 /// What became of requests under one lock.
 #[derive(Default)]
 struct Taken {
+    /// There is a worker for requests that need one.
+    worker: bool,
     /// Those that are to be launched now.
     runway: Runway,
     /// Memory to be dropped now.
@@ -482,14 +484,13 @@ impl Engine {
         process: &Arc<Process>,
         inner: &mut Inner,
         group: Option<Id>,
-        worker: bool,
         current: &mut Option<Prepared>,
         next: &mut dyn FnMut() -> Option<Prepared>,
         taken: &mut Taken,
     ) {
         let queue_count = self.config.num_queue_count;
         while let Some(prepared) = current {
-            let lacks_worker = !worker && matches!(prepared.stage, Stage::ToDo(_));
+            let lacks_worker = !taken.worker && matches!(prepared.stage, Stage::ToDo(_));
             if lacks_worker || inner.table.lacks(Room::Request).is_some() {
                 return;
             }

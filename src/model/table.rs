@@ -616,8 +616,7 @@ impl<P, N, T> Table<P, N, T> {
     /// [`Table::leave_group`].
     pub fn open_group(&mut self, notice: Option<N>) -> Id {
         let group = Group { members: 0, called: true, unfinished: 1, waiter: NONE, notice };
-        let id = self.groups.put(group);
-        id
+        self.groups.put(group)
     }
 
     /// Ends the adding to a list. True when all its requests have finished, which is told.
