@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_reference_has_no_module() {
-        assert!(!reference(&options("test"), false).text.contains("kldload"));
+        assert!(!reference(&options("test"), false).text.contains("aio_rs.ko"));
         assert!(!run(&options("run --no-module")).text.contains("kldload"));
         assert!(module(&options("test"), false).text.contains("kldload /mnt/aio_rs.ko"));
     }
