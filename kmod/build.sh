@@ -14,6 +14,7 @@
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
 #   kmod/build.sh version   the __FreeBSD_version that is built for
 #
+# PROBES=0 leaves the DTrace probes out, for a kernel without KDTRACE_HOOKS.
 # FREEBSD=14|15 names a packaged header set; SYSDIR=<dir> a kernel source tree, which wins.
 set -eu
 
@@ -21,6 +22,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 os=$(uname -s)
 FREEBSD=${FREEBSD:-14}
 SYSDIR=${SYSDIR:-}
+PROBES=${PROBES:-1}
 cache=${AIO_RS_CACHE:-$HOME/.cache/aio-rs}
 
 die() {
@@ -65,6 +67,7 @@ if [ -n "$SYSDIR" ]; then
 	osversion=$(awk '/^#define[ \t]+__FreeBSD_version[ \t]/ { print $3 }' "$SYSDIR/sys/param.h")
 fi
 target=$osversion
+[ "$PROBES" != 0 ] || target=$target-noprobes
 out=$top/build/$target
 
 deps() {
@@ -163,6 +166,7 @@ set_flags() {
 -ffile-prefix-map=$top=. -Wall -Wextra -Wno-unused-parameter \
 -Wno-sign-compare -Wno-missing-field-initializers \
 -I$top/kmod/include -include $top/kmod/include/opt_global.h $includes"
+	[ "$PROBES" != 0 ] || AIO_RS_CFLAGS="$AIO_RS_CFLAGS -DAIO_RS_NO_PROBES"
 	AIO_RS_CLIBS=$out/clibs
 	export AIO_RS_CFLAGS AIO_RS_CLIBS
 	# cc(1)'s crate reads these for the target.
@@ -217,7 +221,16 @@ host_cargo() {
 # What the kernel's linker would refuse, what we do not allow ourselves: see tests/kocheck.
 check() {
 	host_cargo build --quiet --locked --release -p kocheck
-	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" --stack-frame 1024 \
+	# Where probes lead has another name since FreeBSD 15.
+	if [ "$PROBES" = 0 ]; then
+		probes=
+	elif [ "$osversion" -lt 1500000 ]; then
+		probes="--allow $top/kmod/probes-14.allow"
+	else
+		probes="--allow $top/kmod/probes-15.allow"
+	fi
+	# shellcheck disable=SC2086 # words
+	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" $probes --stack-frame 1024 \
 	    --stack-chain 3072 --report "$out/kocheck.txt" "$@" >/dev/null
 }
 
