@@ -377,11 +377,11 @@ fn processes(to: &mut [u8; 4096]) -> Result<&str> {
     core::str::from_utf8(&to[..len.saturating_sub(1)]).map_err(|_| EINVAL)
 }
 
-/// A child without rights has 2 reads that never begin; this process has 1.
+/// A child without rights has 2 writes that never begin; this process has 1.
 fn others(bench: &Bench, account: &mut Account) -> Result<()> {
     let cb = bench.block(8);
     cb.set(bench.request());
-    aio::read(cb.addr())?;
+    aio::write(cb.addr())?;
     let mine = sys::getpid();
     let (ready, tell) = sys::pipe()?;
     let (wait, release) = sys::pipe()?;
@@ -414,12 +414,12 @@ fn others(bench: &Bench, account: &mut Account) -> Result<()> {
         1,
     );
     let answer = aio::cancel(bench.fd, 0)?;
-    account.same("a read is cancelled", "answer", answer as u64, aio::AIO_CANCELED as u64);
+    account.same("a write is cancelled", "answer", answer as u64, aio::AIO_CANCELED as u64);
     let _ = bench.collect(cb);
-    account.check("2 reads of a process that is gone, 1 cancelled", |it| {
-        it.ops[READ].ends[SUBMITTED] += 3;
-        it.ops[READ].ends[DROPPED] += 2;
-        it.ops[READ].ends[CANCELLED] += 1;
+    account.check("2 writes of a process that is gone, 1 cancelled", |it| {
+        it.ops[WRITE].ends[SUBMITTED] += 3;
+        it.ops[WRITE].ends[DROPPED] += 2;
+        it.ops[WRITE].ends[CANCELLED] += 1;
     })
 }
 
@@ -427,7 +427,7 @@ fn child_sees(bench: &Bench, tell: i32, wait: i32) -> Result<bool> {
     sys::setuid(65534)?;
     for index in 0..2 {
         bench.block(index).set(bench.request());
-        aio::read(bench.block(index).addr())?;
+        aio::write(bench.block(index).addr())?;
     }
     let mut text = [0; 4096];
     let text = processes(&mut text)?;
