@@ -4,6 +4,8 @@
 #
 #   FREEBSD=14|15     build for a packaged header set (default 14)
 #   SYSDIR=<dir>      build for the kernel of this source tree
+#   PROBES=0          leave the DTrace probes out, for a kernel without KDTRACE_HOOKS
+#   KMODDIR, PREFIX, DESTDIR  where `make install` puts things
 #   VM=1              run in a test machine instead of the host kernel
 #   TREE=<dir>        what `make run` copies
 #   FREEBSD_VM=<dir>  where the test machine is (default ~/.cache/aio-rs/vm)
@@ -44,7 +46,14 @@ bench: deps
 vm-shell: deps
 	@tests/vm.sh shell $(ARGS)
 
+# Both modules to /boot/modules, aiostat and the manual pages to /usr/local.
+install:
+	@kmod/build.sh install
+
+uninstall:
+	@kmod/build.sh uninstall
+
 clean:
 	rm -rf build target
 
-.PHONY: all deps programs check run test vm-test bench vm-shell clean
+.PHONY: all deps install uninstall programs check run test vm-test bench vm-shell clean

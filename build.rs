@@ -7,6 +7,6 @@ include!("kmod/cbuild.rs");
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var_os("CARGO_FEATURE_KERNEL").is_some() {
-        compile_kernel_c("aio_rs_c", &["kmod/aio_rs.c", "kmod/shims.c"]);
+        compile_kernel_c("aio_rs_c", &["kmod/aio_rs.c", "kmod/probes.c", "kmod/shims.c"]);
     }
 }

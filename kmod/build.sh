@@ -6,6 +6,8 @@
 #   kmod/build.sh deps      install what the build needs (Debian; on FreeBSD: say what is missing)
 #   kmod/build.sh headers   make the kernel's headers ready
 #   kmod/build.sh modules   build and check build/<target>/aio_rs{,_gate}.ko
+#   kmod/build.sh install   put what was built, tools and manual pages into place
+#   kmod/build.sh uninstall take them away again
 #   kmod/build.sh programs  build the guest programs
 #   kmod/build.sh hostkern  build build/<target>/hostkern, which loads them on Linux
 #   kmod/build.sh hostkern-test  test it, against modules and programs that are built
@@ -14,6 +16,8 @@
 #   kmod/build.sh host ARGS cargo ARGS, for programs of this machine
 #   kmod/build.sh version   the __FreeBSD_version that is built for
 #
+# install and uninstall know KMODDIR (/boot/modules), PREFIX (/usr/local) and DESTDIR.
+# PROBES=0 leaves the DTrace probes out, for a kernel without KDTRACE_HOOKS.
 # FREEBSD=14|15 names a packaged header set; SYSDIR=<dir> a kernel source tree, which wins.
 set -eu
 
@@ -21,6 +25,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 os=$(uname -s)
 FREEBSD=${FREEBSD:-14}
 SYSDIR=${SYSDIR:-}
+PROBES=${PROBES:-1}
 cache=${AIO_RS_CACHE:-$HOME/.cache/aio-rs}
 
 die() {
@@ -65,6 +70,7 @@ if [ -n "$SYSDIR" ]; then
 	osversion=$(awk '/^#define[ \t]+__FreeBSD_version[ \t]/ { print $3 }' "$SYSDIR/sys/param.h")
 fi
 target=$osversion
+[ "$PROBES" != 0 ] || target=$target-noprobes
 out=$top/build/$target
 
 deps() {
@@ -163,6 +169,7 @@ set_flags() {
 -ffile-prefix-map=$top=. -Wall -Wextra -Wno-unused-parameter \
 -Wno-sign-compare -Wno-missing-field-initializers \
 -I$top/kmod/include -include $top/kmod/include/opt_global.h $includes"
+	[ "$PROBES" != 0 ] || AIO_RS_CFLAGS="$AIO_RS_CFLAGS -DAIO_RS_NO_PROBES"
 	AIO_RS_CLIBS=$out/clibs
 	export AIO_RS_CFLAGS AIO_RS_CLIBS
 	# cc(1)'s crate reads these for the target.
@@ -217,7 +224,16 @@ host_cargo() {
 # What the kernel's linker would refuse, what we do not allow ourselves: see tests/kocheck.
 check() {
 	host_cargo build --quiet --locked --release -p kocheck
-	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" --stack-frame 1024 \
+	# Where probes lead has another name since FreeBSD 15.
+	if [ "$PROBES" = 0 ]; then
+		probes=
+	elif [ "$osversion" -lt 1500000 ]; then
+		probes="--allow $top/kmod/probes-14.allow"
+	else
+		probes="--allow $top/kmod/probes-15.allow"
+	fi
+	# shellcheck disable=SC2086 # words
+	"$top/target/release/kocheck" --allow "$top/kmod/imports.allow" $probes --stack-frame 1024 \
 	    --stack-chain 3072 --report "$out/kocheck.txt" "$@" >/dev/null
 }
 
@@ -293,7 +309,47 @@ modules() {
 	echo "aio_rs: built build/$target/aio_rs_gate.ko and build/$target/aio_rs.ko for __FreeBSD_version $osversion"
 }
 
+# What an installation consists of: source, directory, mode.
+installed() {
+	for module in aio_rs_gate.ko aio_rs.ko; do
+		echo "$out/$module ${KMODDIR:-/boot/modules} 555"
+	done
+	echo "$top/tools/aiostat ${PREFIX:-/usr/local}/sbin 555"
+	echo "$top/share/man/aio_rs.4 ${PREFIX:-/usr/local}/share/man/man4 444"
+	echo "$top/share/man/aiostat.8 ${PREFIX:-/usr/local}/share/man/man8 444"
+}
+
+# kld_index: the loader's and kldload's list of modules, of the system that runs.
+kld_index() {
+	[ "$os" = FreeBSD ] && [ -z "${DESTDIR:-}" ] || return 0
+	kldxref "${KMODDIR:-/boot/modules}"
+}
+
+install_all() {
+	for module in aio_rs_gate.ko aio_rs.ko; do
+		[ -f "$out/$module" ] || die "there is no build/$target/$module to install; run make first"
+	done
+	installed | while read -r source dir mode; do
+		mkdir -p "${DESTDIR:-}$dir"
+		install -m "$mode" "$source" "${DESTDIR:-}$dir/"
+		echo "aio_rs: installed ${DESTDIR:-}$dir/$(basename "$source")"
+	done
+	kld_index
+}
+
+uninstall_all() {
+	installed | while read -r source dir mode; do
+		file=${DESTDIR:-}$dir/$(basename "$source")
+		[ -f "$file" ] || continue
+		rm -f "$file"
+		echo "aio_rs: removed $file"
+	done
+	kld_index
+}
+
 case ${1:-} in
+install) install_all ;;
+uninstall) uninstall_all ;;
 deps) deps ;;
 headers) headers ;;
 modules) modules ;;
@@ -304,5 +360,5 @@ test-modules) test_modules ;;
 host) shift; cd "$top"; host_cargo "$@" ;;
 lint) lint ;;
 version) echo "$target" ;;
-*) die "usage: kmod/build.sh deps|headers|modules|programs|hostkern|lint|host ARGS|version" ;;
+*) die "usage: kmod/build.sh deps|headers|modules|install|uninstall|programs|hostkern|lint|host ARGS|version" ;;
 esac

@@ -62,6 +62,15 @@ unsafe extern "C" {
     /// The checks of the MAC framework for receiving and sending, where the kernel has it.
     pub static aio_rs_mac_socket_check:
         [Option<unsafe extern "C" fn(*mut ucred, *mut socket) -> c_int>; 2];
+    /// The probes of kmod/probes.c, and where each says whether somebody listens.
+    pub static aio_rs_probe_ids: [*const i64; 7];
+    pub fn aio_rs_probe_queue(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_start(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_done(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_cancel(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_notify(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_park(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
+    pub fn aio_rs_probe_wake(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64);
 
     /// `malloc_type M_AIO_RS[1]`.
     pub static mut M_AIO_RS: [malloc_type; 1];

@@ -25,6 +25,7 @@
 #include <sys/mount.h>
 #include <sys/mutex.h>
 #include <sys/pcpu.h>
+#include <sys/priv.h>
 #include <sys/proc.h>
 #include <sys/resourcevar.h>
 #include <sys/protosw.h>

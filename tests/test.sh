@@ -77,6 +77,26 @@ reproducible() {
 	rm -rf "$copy"
 }
 
+# cases NAME COMMAND...: a script that prints ok, FAILED or SKIPPED per case.
+cases() {
+	name=$1
+	shift
+	"$@" >build/attempt.log 2>&1
+	status=$?
+	cat build/attempt.log >>"$log"
+	p=$(grep -c '^ok ' build/attempt.log)
+	f=$(grep -c '^FAILED ' build/attempt.log)
+	s=$(grep -c '^SKIPPED ' build/attempt.log)
+	[ "$status" = 0 ] || [ "$f" -gt 0 ] || f=1
+	[ "$p" -gt 0 ] || f=$((f + 1))
+	echo "$name: $p passed, $f failed, $s skipped"
+	[ "$f" = 0 ] || tail -40 build/attempt.log
+	grep '^SKIPPED ' build/attempt.log
+	passed=$((passed + p))
+	failed=$((failed + f))
+	skipped=$((skipped + s))
+}
+
 echo "== unit tests"
 cargo_tests "model" -p aio_rs --lib
 cargo_tests "build checker" --release -p kocheck
@@ -87,6 +107,9 @@ echo "== build"
 attempt "modules for FreeBSD 14 from packaged headers" env FREEBSD=14 SYSDIR= kmod/build.sh modules
 attempt "modules for FreeBSD 15 from packaged headers" env FREEBSD=15 SYSDIR= kmod/build.sh modules
 attempt "two builds from two directories are identical" reproducible
+attempt "modules without probes" env PROBES=0 SYSDIR= kmod/build.sh modules
+cases "manual, installation, probes" env SYSDIR= tests/manual.sh
+cases "aiostat" tests/aiostat.sh
 attempt "guest programs" kmod/build.sh programs
 
 # The host kernel's seeds: how many, from which on.

@@ -376,11 +376,10 @@ fn exchange_tables(kind: Kind, ours: bool) -> bool {
 pub fn filters_take() -> Result<(), c_int> {
     for kind in Kind::ALL {
         find_builtin(kind).inspect_err(|&error| {
-            // SAFETY: the format takes a string and a number.
+            // SAFETY: the format takes a number.
             unsafe {
                 sys::printf(
-                    c"aio_rs: %s is not known (error %d); not loaded\n".as_ptr(),
-                    c"the kernel's AIO filter".as_ptr(),
+                    c"aio_rs: not loaded: the kernel's AIO filter was not found (error %d); report this\n".as_ptr(),
                     error,
                 )
             };
@@ -394,8 +393,9 @@ pub fn filters_take() -> Result<(), c_int> {
     // SAFETY: the format takes one string.
     unsafe {
         sys::printf(
-            c"aio_rs: %s; not loaded\n".as_ptr(),
-            c"a kqueue holds an AIO event, or the filter was taken over".as_ptr(),
+            c"aio_rs: not loaded: %s\n".as_ptr(),
+            c"a kqueue holds an AIO event, or another module has the filter; try again without it"
+                .as_ptr(),
         )
     };
     Err(sys::EBUSY as c_int)

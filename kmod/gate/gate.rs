@@ -260,7 +260,9 @@ fn take() -> Result<(), c_int> {
     for (index, place) in places().enumerate() {
         let Some(word) = place.word() else { continue };
         if word.compare_exchange(place.expected(), place.ours(), SeqCst, SeqCst).is_err() {
-            place.complain(c"aio_rs: system call %s is not the kernel's own; not loaded\n");
+            place.complain(
+                c"aio_rs: not loaded: another module has system call %s; unload that one first\n",
+            );
             restore(index);
             return Err(sys::EEXIST as c_int);
         }
@@ -335,16 +337,20 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
             .is_some_and(|now| now != place.ours() && !(passive && now == place.expected()))
     });
     let result = if let Some(place) = stacked {
-        place.complain(c"aio_rs: system call %s was taken over by another module; not unloaded\n");
+        place.complain(
+            c"aio_rs: not unloaded: another module has system call %s; unload that one first\n",
+        );
         sys::EBUSY as c_int
     } else {
         restore(TABLES * SLOTS);
         OPS.store(ptr::null_mut(), SeqCst);
         // With nobody inside, nobody registers an event of ours.
         let obstacle = if !drain() {
-            Some(c"a thread does not leave a call")
+            Some(
+                c"a thread does not leave a call; continue or kill stopped processes and try again",
+            )
         } else if !filters_give_back() {
-            Some(c"a kqueue holds an AIO event, or the filter was taken over")
+            Some(c"a kqueue holds an AIO event, or another module has the filter; try again without it")
         } else {
             None
         };
@@ -356,7 +362,7 @@ extern "C" fn aio_rs_gate_detach() -> c_int {
                 OPS.store(ops, SeqCst);
             }
             // SAFETY: the format takes one string. (Without any, the compiler would call puts.)
-            unsafe { sys::printf(c"aio_rs: %s; not unloaded\n".as_ptr(), obstacle.as_ptr()) };
+            unsafe { sys::printf(c"aio_rs: not unloaded: %s\n".as_ptr(), obstacle.as_ptr()) };
             sys::EBUSY as c_int
         } else {
             EVENT_OPS.store(ptr::null_mut(), SeqCst);

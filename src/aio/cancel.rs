@@ -46,12 +46,15 @@ impl Engine {
             let (table, tell) = inner.parts();
             let told = |notice: &mut Notice, news| tell.tell(notice, news);
             let now: Cancelled = match user {
-                Some(user) => table.cancel_one(fd, user.address(), &mut withdraw, told),
-                None => table.cancel_all(fd, CHUNK, &mut withdraw, told),
+                Some(user) => {
+                    table.cancel_one(fd, user.address(), &mut withdraw, told, &mut |it, outcome| {
+                        self.statistics.withdrawn(it, outcome);
+                    })
+                }
+                None => table.cancel_all(fd, CHUNK, &mut withdraw, told, &mut |it, outcome| {
+                    self.statistics.withdrawn(it, outcome);
+                }),
             };
-            for _ in 0..now.cancelled + now.short {
-                self.statistics.served.increment();
-            }
             // Cancelling a write may have let a sync begin.
             let kick = self.pool.schedule(&self.config, &process, &mut inner);
             process.unlock_and_wake(inner);

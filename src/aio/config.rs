@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The limits and switches of aio(4), in the kernel's own variables, so that one sysctl serves both
-//! engines; and our own leaves, under `vfs.aio.rs`.
+//! engines; and our own switches, under `vfs.aio.rs`.
 
 use alloc::sync::Arc;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, Ordering};
 
-use crate::kern::counter::Counter;
 use crate::kern::proc::Curthread;
 use crate::kern::sleep::Span;
 use crate::kern::sysctl::{IntVar, Tree};
@@ -63,7 +62,7 @@ impl Config {
             IntVar::find(td, name).inspect_err(|error| {
                 let name = name.to_str().unwrap_or("?");
                 crate::kern::printf::print(format_args!(
-                    "sysctl {name} not found (error {}); not loaded",
+                    "not loaded: this kernel has no {name} (error {}); build for this kernel",
                     error.code()
                 ));
             })
@@ -83,6 +82,30 @@ impl Config {
             unsafe_warningcnt: var(c"vfs.aio.unsafe_warningcnt")?,
             switches: Switches::new(),
         })
+    }
+
+    /// Adds our own switches to the tree.
+    pub fn publish(&self, tree: &mut Tree) -> Result<(), Errno> {
+        tree.setting(
+            c"inline",
+            &self.switches.inline,
+            c"Reads that are in the page cache complete in the submitting thread",
+        )?;
+        tree.setting(
+            c"lio_empty_kevent",
+            &self.switches.lio_empty_kevent,
+            c"A list with nothing left to wait for still sends its kevent",
+        )?;
+        tree.setting(
+            c"split",
+            &self.switches.split,
+            c"Disk requests that are too large or oddly cut are split or copied",
+        )?;
+        tree.setting(
+            c"flush",
+            &self.switches.flush,
+            c"aio_fsync(2) of a disk device flushes its write cache",
+        )
     }
 
     /// Workers at most. At least 1: without any, accepted requests would never run.
@@ -150,64 +173,3 @@ impl Config {
 fn at_least_zero(var: IntVar) -> usize {
     usize::try_from(var.get()).unwrap_or(0)
 }
-
-/// What can be seen from outside.
-pub struct Statistics {
-    /// Requests our engine completed or cancelled.
-    pub served: Arc<Counter>,
-    /// Calls and requests of processes of ours that we refused because we do not serve them yet.
-    pub unserved: Arc<Counter>,
-}
-
-impl Statistics {
-    /// Makes the counters. May sleep.
-    pub fn new() -> Statistics {
-        Statistics { served: Arc::new(Counter::new()), unserved: Arc::new(Counter::new()) }
-    }
-
-    /// Adds our leaves to the tree. May sleep.
-    pub fn publish(
-        &self,
-        td: Curthread,
-        config: &Config,
-        workers: &Arc<AtomicI32>,
-    ) -> Result<Tree, Errno> {
-        let mut tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
-        tree.string(c"version", VERSION, c"Version of aio_rs.ko")?;
-        tree.counter(c"served", &self.served, c"Requests this engine has completed")?;
-        tree.counter(
-            c"unserved",
-            &self.unserved,
-            c"Requests refused because this engine does not serve their kind yet",
-        )?;
-        tree.int(c"num_procs", workers, c"Worker processes of this engine")?;
-        tree.setting(
-            c"inline",
-            &config.switches.inline,
-            c"Reads that are in the page cache complete in the submitting thread",
-        )?;
-        tree.setting(
-            c"lio_empty_kevent",
-            &config.switches.lio_empty_kevent,
-            c"A list with nothing left to wait for still sends its kevent",
-        )?;
-        tree.setting(
-            c"split",
-            &config.switches.split,
-            c"Disk requests that are too large or oddly cut are split or copied",
-        )?;
-        tree.setting(
-            c"flush",
-            &config.switches.flush,
-            c"aio_fsync(2) of a disk device flushes its write cache",
-        )?;
-        Ok(tree)
-    }
-}
-
-/// `CARGO_PKG_VERSION` for C.
-const VERSION: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(version) => version,
-        Err(_) => panic!("a version holds no NUL"),
-    };

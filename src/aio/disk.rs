@@ -25,6 +25,7 @@ use super::engine::Engine;
 use super::notify::Notice;
 use super::process::Process;
 use super::request::{Operation, Request};
+use super::statistics::By;
 use crate::kern::bio::{Batch, Landed, Piece};
 use crate::kern::disk::{Device, maxphys};
 use crate::kern::file::File;
@@ -42,6 +43,13 @@ pub struct Flight {
     request: Box<Request>,
     write: bool,
     seats: Seats,
+}
+
+impl Flight {
+    /// Its request.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
 }
 
 /// Bios of a process, counted where users can see it, and against its quota if they are mapped.
@@ -218,7 +226,7 @@ impl Engine {
                 Usage { inblock: blocks, ..Usage::default() }
             },
         };
-        self.statistics.served.increment();
+        self.statistics.performed(By::Bio, &request.record, &outcome);
         let process = &seats.process;
         let mut inner = process.lock();
         let (table, tell) = inner.parts();

@@ -8,11 +8,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use super::config::{Config, Statistics};
+use super::config::Config;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::request::Request;
 use super::socket::Lanes;
+use super::statistics::Statistics;
 use crate::kern::kproc::Worker;
 use crate::kern::printf::{RateLimit, print};
 use crate::kern::proc::Curthread;
@@ -26,7 +27,7 @@ pub struct Engine {
     _tree: Tree,
     pub(super) config: Config,
     pub(super) statistics: Statistics,
-    pub(super) procs: ProcMap<Process>,
+    pub(super) procs: Arc<ProcMap<Process>>,
     pub(super) pool: Pool,
     pub(super) lanes: Arc<Lanes>,
     /// The next request's number.
@@ -65,14 +66,19 @@ impl Engine {
         let config = Config::find(td)?;
         let statistics = Statistics::new();
         let pool = Pool::new();
-        let tree = statistics.publish(td, &config, pool.present()).inspect_err(|error| {
-            print(format_args!("vfs.aio.rs cannot be made (error {}); not loaded", error.code()));
+        let procs = Arc::new(ProcMap::new());
+        let published = statistics.publish(td, &config, pool.gauges(), &procs);
+        let tree = published.inspect_err(|error| {
+            print(format_args!(
+                "not loaded: vfs.aio.rs cannot be made (error {}); is another copy loaded?",
+                error.code()
+            ));
         })?;
         Ok(Engine {
             _tree: tree,
             config,
             statistics,
-            procs: ProcMap::new(),
+            procs,
             pool,
             lanes: Arc::new(Lanes::new()),
             numbers: AtomicI32::new(1),
@@ -89,7 +95,7 @@ impl Engine {
     pub fn start(&self) -> Result<(), Errno> {
         self.pool.start().inspect_err(|error| {
             print(format_args!(
-                "no kernel process can be started (error {}); not loaded",
+                "not loaded: no kernel process can be started (error {}); see kern.maxproc",
                 error.code()
             ));
         })
@@ -185,7 +191,9 @@ impl Engine {
         drop(inner);
         self.statistics.unserved.increment();
         if self.unserved_log.allows() {
-            print(format_args!("{what} is not served yet; EOPNOTSUPP"));
+            print(format_args!(
+                "refused: {what} is not served yet (EOPNOTSUPP); unload aio_rs for such programs"
+            ));
         }
         Err(Errno::EOPNOTSUPP)
     }
@@ -219,7 +227,7 @@ impl Engine {
             return Ok(());
         }
         print(format_args!(
-            "busy: {requests} requests of {processes} processes and {orphans} of gone ones"
+            "not unloaded: {requests} requests of {processes} processes and {orphans} of gone ones; see vfs.aio.rs.processes"
         ));
         Err(Errno::EBUSY)
     }
@@ -243,7 +251,7 @@ impl Engine {
                 free
             });
             if !free {
-                print(format_args!("busy: a request came meanwhile"));
+                print(format_args!("not unloaded: a request came meanwhile; try again"));
                 return Err(Errno::EBUSY);
             }
             Ok(())

@@ -11,6 +11,7 @@ use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
 use super::process::Process;
 use super::submit::{Prepared, Wanted};
+use super::trace::Parked;
 use crate::kern::knote::About;
 use crate::kern::proc::Curthread;
 use crate::kern::user::{Abi, Notify, Sigevent, UserAiocb};
@@ -126,17 +127,21 @@ impl Engine {
         failures: &mut Failures,
     ) -> Served {
         let mut batch = Vec::with_capacity(entries.len().min(BATCH));
+        let mut requests = 0;
         let mut queued = false;
         for (index, &address) in entries.iter().enumerate() {
             if address != 0 {
                 let user = UserAiocb::at(abi, address);
                 user.store_initial();
                 match self.entry(td, process, user, batch.len()) {
-                    Ok(Entry::Ready(prepared)) => batch.push(prepared),
+                    Ok(Entry::Ready(prepared)) => {
+                        requests += 1;
+                        batch.push(prepared);
+                    }
                     Ok(Entry::Nothing) => {}
                     Ok(Entry::Pass) if !queued => return Served::Pass,
-                    Ok(Entry::Pass) => failures.add(user, Errno::EAGAIN),
-                    Err(error) => failures.add(user, error),
+                    Ok(Entry::Pass) => self.refuse(failures, user, Errno::EAGAIN),
+                    Err(error) => self.refuse(failures, user, error),
                 }
             }
             if batch.is_empty() || (batch.len() < BATCH && index + 1 < entries.len()) {
@@ -144,13 +149,23 @@ impl Engine {
             }
             let mut rest = batch.drain(..);
             let mut next = || rest.next();
-            let mut refuse = |user, error| failures.add(user, error);
+            let mut refuse = |user, error| {
+                requests -= 1;
+                self.refuse(failures, user, error);
+            };
             match self.enqueue(td, process, Some(group), !queued, &mut next, &mut refuse) {
                 Served::Pass => return Served::Pass,
                 Served::Here => queued = true,
             }
         }
+        self.statistics.list(requests);
         Served::Here
+    }
+
+    /// Counts an entry that could not be queued.
+    fn refuse(&self, failures: &mut Failures, user: UserAiocb, error: Errno) {
+        self.statistics.refused(error);
+        failures.add(user, error);
     }
 
     /// Checks one entry and makes a request of it.
@@ -190,9 +205,11 @@ impl Engine {
         if !done && mode == Mode::Wait {
             let waiter = inner.table.enter();
             inner.table.await_group(group, waiter);
+            let parked = Parked::new(0, inner.table.count());
             while !inner.table.has_fired(waiter) && slept.is_ok() {
                 (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiospn", None);
             }
+            parked.wake(&slept);
             if inner.table.has_fired(waiter) {
                 slept = Ok(());
             }

@@ -15,8 +15,10 @@ mod reap;
 mod request;
 mod rundown;
 mod socket;
+mod statistics;
 mod submit;
 mod suspend;
+mod trace;
 
 pub use cancel::Answer;
 pub use engine::{Engine, Served};

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 
 use super::process::Process;
 use crate::kern::knote::{About, Event};
+use crate::kern::probe::Probe;
 use crate::kern::proc::{Curthread, LiveProc};
 use crate::kern::signal::Signal;
 use crate::kern::user::Notify;
@@ -35,7 +36,7 @@ impl Notice {
     ) -> Result<Option<Notice>, Errno> {
         Ok(match notify {
             Notify::None => None,
-            Notify::Signal(signal) => Some(Notice::Signal(Signal::new(signal))),
+            Notify::Signal(signal) => Some(Notice::Signal(Signal::new(signal, ident))),
             Notify::Kevent(event) => {
                 let event = Event::register(td, process.mutex(), about, ident, event)?;
                 Some(Notice::Event(event))
@@ -60,6 +61,14 @@ impl<'a> Tell<'a> {
             News::Request(error) => (error, true),
             News::Group { lasts } => (None, lasts),
         };
+        if Probe::Notify.is_on() {
+            let address = match notice {
+                Notice::Signal(signal) => signal.about(),
+                Notice::Event(event) => event.about(),
+            };
+            let error = error.map_or(0, Errno::code) as u64;
+            Probe::Notify.fire([address, 0, 0, 0, error, 0]);
+        }
         match notice {
             Notice::Signal(signal) => signal.send(live, lasts),
             Notice::Event(event) => event.tell(error),

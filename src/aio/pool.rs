@@ -29,6 +29,7 @@ use super::config::Config;
 use super::engine::Engine;
 use super::notify::Notice;
 use super::process::{self, Process};
+use super::statistics::By;
 use crate::kern::kproc::{self, Worker};
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::sleep::{Channel, Deadline, Span};
@@ -44,12 +45,22 @@ const MANAGER: usize = usize::MAX;
 /// See the file's text.
 pub struct Pool {
     inner: Mutex<Inner>,
-    /// Workers that run, for `vfs.aio.rs.num_procs` and a look without the lock.
-    present: Arc<AtomicI32>,
+    gauges: Arc<Gauges>,
     /// The queue's length, for a look without the lock.
     queued: AtomicUsize,
     /// Only its addresses are used; seats beyond it share them.
     seats: Box<[u8]>,
+}
+
+/// Workers by state, for looks without the lock. Written under it.
+#[derive(Default)]
+pub struct Gauges {
+    /// That run: `vfs.aio.rs.num_procs`.
+    pub present: Arc<AtomicI32>,
+    /// That sleep until there is work.
+    pub idle: Arc<AtomicI32>,
+    /// That have been started and do not run yet.
+    pub starting: Arc<AtomicI32>,
 }
 
 struct Inner {
@@ -144,15 +155,22 @@ impl Pool {
         };
         Pool {
             inner: Mutex::new(c"aio_rs pool", inner),
-            present: Arc::new(AtomicI32::new(0)),
+            gauges: Arc::default(),
             queued: AtomicUsize::new(0),
             seats: vec![0; SEATS].into(),
         }
     }
 
-    /// The number of workers, kept up to date.
-    pub fn present(&self) -> &Arc<AtomicI32> {
-        &self.present
+    /// The numbers of workers, kept up to date.
+    pub fn gauges(&self) -> &Arc<Gauges> {
+        &self.gauges
+    }
+
+    /// Publishes how many workers are in which state.
+    fn show(&self, inner: &Inner) {
+        let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        self.gauges.idle.store(number(inner.idle.len()), Ordering::Relaxed);
+        self.gauges.starting.store(number(inner.arriving), Ordering::Relaxed);
     }
 
     fn seat_channel(&self, seat: usize) -> Channel {
@@ -269,6 +287,7 @@ impl Pool {
         inner.queue.push_back(process.clone());
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
         if let Some(seat) = inner.rouse() {
+            self.show(&inner);
             return Kick(Some(self.seat_channel(seat)));
         }
         // A manager that is busy looks again before it sleeps.
@@ -302,6 +321,7 @@ impl Pool {
             inner.seats[seat] = Seat::Busy;
             inner.workers += 1;
             inner.arriving += 1;
+            self.show(&inner);
             drop(inner);
             let number = u32::try_from(seat).unwrap_or(u32::MAX);
             let started = kproc::create(c"aiod", Some(number), seat);
@@ -310,6 +330,7 @@ impl Pool {
                 inner.seats[seat] = Seat::Vacant;
                 inner.workers -= 1;
                 inner.arriving -= 1;
+                self.show(&inner);
                 inner.failures = inner.failures.wrapping_add(1);
                 self.count_channel().wakeup();
                 // What is queued may still be waiting then.
@@ -343,9 +364,10 @@ impl Pool {
     /// A worker's life.
     fn work(&self, engine: &Engine, worker: &Worker, seat: usize) {
         let mut home = Home::new(worker);
-        self.present.fetch_add(1, Ordering::Release);
+        self.gauges.present.fetch_add(1, Ordering::Release);
         let mut inner = self.inner.lock();
         inner.arriving -= 1;
+        self.show(&inner);
         self.count_channel().wakeup();
         loop {
             if let Some(process) = inner.queue.pop_front() {
@@ -376,7 +398,7 @@ impl Pool {
         inner.seats[seat] = Seat::Vacant;
         inner.workers -= 1;
         inner.leaving += 1;
-        self.present.fetch_sub(1, Ordering::Release);
+        self.gauges.present.fetch_sub(1, Ordering::Release);
         drop(inner);
         drop(home);
         let mut inner = self.inner.lock();
@@ -396,6 +418,7 @@ impl Pool {
     ) -> (Guard<'a, Inner>, bool) {
         inner.seats[seat] = Seat::Idle;
         inner.idle.push(seat);
+        self.show(&inner);
         // One of those that are kept sets no clock.
         let extra = inner.workers > engine.config.workers_target();
         let lifetime = if extra { engine.config.worker_lifetime() } else { None };
@@ -409,6 +432,7 @@ impl Pool {
         }
         inner.seats[seat] = Seat::Busy;
         inner.idle.retain(|&idle| idle != seat);
+        self.show(&inner);
         let leaves = ended.is_err()
             && inner.queue.is_empty()
             && inner.workers > engine.config.workers_target();
@@ -434,8 +458,9 @@ impl Pool {
             if let Some(vm) = request.vm.take() {
                 home.visit(vm);
             }
+            engine.statistics.begun(&mut request);
             let performed = request.perform(worker);
-            engine.statistics.served.increment();
+            engine.statistics.performed(By::Worker, &request.record, &performed.outcome);
             let mut inner = process.lock();
             if let (Some(signal), Some(live)) = (performed.signal, inner.live.as_ref()) {
                 live.signal(signal);
@@ -470,6 +495,7 @@ impl Pool {
         inner.stopping = true;
         while inner.workers + inner.leaving > 0 || inner.manager != Manager::Absent {
             while let Some(seat) = inner.rouse() {
+                self.show(&inner);
                 self.seat_channel(seat).wakeup();
             }
             self.manager_channel().wakeup();
@@ -489,6 +515,6 @@ impl Pool {
 
     /// Whether no worker runs.
     pub fn is_empty(&self) -> bool {
-        self.present.load(Ordering::Acquire) == 0
+        self.gauges.present.load(Ordering::Acquire) == 0
     }
 }

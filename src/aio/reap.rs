@@ -8,6 +8,7 @@ use super::engine::{Engine, Served, Who};
 use super::notify::Notice;
 use super::process::Process;
 use super::request::Request;
+use super::trace::Parked;
 use crate::kern::proc::Curthread;
 use crate::kern::sleep::Deadline;
 use crate::kern::user::{Abi, UserAiocb, UserPtr};
@@ -157,7 +158,9 @@ impl Engine {
                 inner.table.wait_any(waiter);
                 // The limit of requests that run may have been raised.
                 self.pool.schedule(&self.config, process, &mut inner).deliver();
+                let parked = Parked::new(0, inner.table.count());
                 (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiowc", deadline);
+                parked.wake(&slept);
                 continue;
             };
             inner.table.leave(waiter);

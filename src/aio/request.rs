@@ -2,6 +2,7 @@
 //! One request: what it owns while it lives, and how a worker performs it.
 
 use super::socket::Part;
+use super::statistics::Record;
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind, Transferred};
 use crate::kern::kproc::Worker;
@@ -82,6 +83,7 @@ pub struct Request {
     /// The submitter's address space, until a worker is in it.
     pub vm: Option<Vmspace>,
     pub action: Action,
+    pub record: Record,
 }
 
 /// What a worker does.

@@ -37,6 +37,9 @@ impl Engine {
         loop {
             while let Some(reaped) = inner.table.rundown(&mut withdraw) {
                 drop(inner);
+                if let (true, Some(request)) = (reaped.unfinished, &reaped.payload) {
+                    self.statistics.dropped(&request.record);
+                }
                 self.config.num_queue_count.subtract(1);
                 drop(reaped);
                 inner = process.lock();

@@ -46,6 +46,7 @@ use super::engine::Engine;
 use super::notify::Notice;
 use super::process::{Process, Requests};
 use super::request::{Action, Performed, Request};
+use super::statistics::By;
 use crate::kern::file::File;
 use crate::kern::kproc::Worker;
 use crate::kern::mtx::Mutex;
@@ -409,6 +410,7 @@ impl Engine {
         if let Some(vm) = &request.vm {
             vm.lend(worker);
         }
+        self.statistics.begun(&mut request);
         let tried = try_request(worker, lane, &mut request, more);
         let mut inner = process.lock();
         let Performed { outcome, signal } = match tried {
@@ -431,9 +433,9 @@ impl Engine {
         }
         let (table, tell) = inner.parts();
         let told = |notice: &mut Notice, news| tell.tell(notice, news);
+        self.statistics.performed(By::Worker, &request.record, &outcome);
         let finished = table.finish(id, request, outcome, told);
         process.unlock_and_wake(inner);
-        self.statistics.served.increment();
         self.finished(&process, finished);
         false
     }

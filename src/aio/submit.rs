@@ -20,11 +20,13 @@ use super::notify::Notice;
 use super::process::{Inner, Process};
 use super::request::{Action, Operation, Request};
 use super::socket::{self, Arrival, Part, Refused};
+use super::statistics::Took;
 use crate::kern::bio::Batch;
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::knote::About;
 use crate::kern::limit::FileSize;
+use crate::kern::probe::Probe;
 use crate::kern::proc::{Curthread, WaitedProc};
 use crate::kern::sleep;
 use crate::kern::socket::Direction;
@@ -83,7 +85,7 @@ enum Stage {
     /// A worker is to perform it.
     ToDo(Box<Request>),
     /// The submitter has read so many bytes.
-    Read(usize),
+    Read(usize, Took),
     /// A disk's driver is to perform it.
     Fly(Box<Batch<Flight>>),
 }
@@ -138,7 +140,10 @@ impl Engine {
             (Ok(()), Some(what)) => self.unserved(td, &process, what),
             (Ok(()), None) => self.begin(td, &process, &mut slot),
         }
-        .inspect_err(|error| user.store_error(i64::from(error.code())))
+        .inspect_err(|error| {
+            self.statistics.refused(*error);
+            user.store_error(i64::from(error.code()));
+        })
     }
 
     /// Performs or queues one checked request of a call of its own; takes it out of `slot`.
@@ -153,10 +158,10 @@ impl Engine {
         let user = checked.user;
         let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
         let served = match self.read_resident(td, process, checked) {
-            Some(bytes) => {
+            Some(read) => {
                 let submission = checked.submission();
                 *slot = None;
-                self.accept_done(td, process, user, submission, bytes, notice)?
+                self.accept_done(td, process, user, submission, read, notice)?
             }
             None => self.queue_one(td, process, slot, notice)?,
         };
@@ -173,7 +178,7 @@ impl Engine {
         process: &Arc<Process>,
         user: UserAiocb,
         submission: Submission,
-        bytes: usize,
+        (bytes, took): (usize, Took),
         notice: Option<Notice>,
     ) -> Result<Served, Errno> {
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
@@ -191,9 +196,10 @@ impl Engine {
         inner.accepted = true;
         let (table, tell) = inner.parts();
         let told = |notice: &mut Notice, news| tell.tell(notice, news);
+        self.statistics.inline(&submission, bytes, took);
         let garbage = table.submit_done(submission, Outcome::read(bytes), notice, None, told);
         process.unlock_and_wake(inner);
-        self.statistics.served.increment();
+        self.statistics.depth(self.config.num_queue_count.get());
         drop(garbage);
         Ok(Served::Here)
     }
@@ -267,7 +273,12 @@ impl Engine {
     }
 
     /// Reads at once what needs no waiting; `None` when it does.
-    fn read_resident(&self, td: Curthread, process: &Process, checked: &Checked) -> Option<usize> {
+    fn read_resident(
+        &self,
+        td: Curthread,
+        process: &Process,
+        checked: &Checked,
+    ) -> Option<(usize, Took)> {
         if checked.operation != Operation::Read
             || checked.kind != Kind::Local
             || checked.at_file_offset
@@ -280,7 +291,9 @@ impl Engine {
             return None;
         }
         let Aiocb { buffer, nbytes, offset, .. } = checked.aiocb;
-        file.read_resident(td, buffer, nbytes, offset)
+        let since = self.statistics.start();
+        let bytes = file.read_resident(td, buffer, nbytes, offset)?;
+        Some((bytes, self.statistics.took(since)))
     }
 
     /// Makes a checked entry of a list ready: performed, if that needs no waiting.
@@ -295,10 +308,10 @@ impl Engine {
     ) -> Result<Prepared, Errno> {
         let user = checked.user;
         let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
-        if let Some(bytes) = self.read_resident(td, process, &checked) {
+        if let Some((bytes, took)) = self.read_resident(td, process, &checked) {
             user.store_error(i64::from(Errno::EINPROGRESS.code()));
             let submission = checked.submission();
-            return Ok(Prepared { user, submission, stage: Stage::Read(bytes), notice });
+            return Ok(Prepared { user, submission, stage: Stage::Read(bytes, took), notice });
         }
         self.make(td, process, checked, notice)
     }
@@ -336,7 +349,9 @@ impl Engine {
             return Err(Errno::EOPNOTSUPP);
         }
         let (action, cred) = (Action::Driver, Cred::of(td));
-        let mut request = Box::new(Request { part: None, file, kind, cred, vm: None, action });
+        let record = self.statistics.record(user.address(), aiocb.fd, operation, kind);
+        let mut request =
+            Box::new(Request { part: None, file, kind, cred, vm: None, action, record });
         submission.awaited = request.is_awaited();
         let stage = match way {
             Way::Direct(route) => {
@@ -396,7 +411,7 @@ impl Engine {
         // How often to look again for the end of the built-in's work on a socket both use.
         let mut patience = 1000u32;
         let mut upcoming = next();
-        let (mut worker, mut accepted, mut done) = (false, false, 0);
+        let (mut worker, mut accepted) = (false, false);
         while let Some(first) = upcoming.take() {
             if !worker && matches!(first.stage, Stage::ToDo(_)) {
                 if let Err(error) = self.pool.ensure_worker() {
@@ -421,11 +436,11 @@ impl Engine {
             let kick = self.pool.schedule(&self.config, process, &mut inner);
             process.unlock_and_wake(inner);
             kick.deliver();
-            let Taken { runway, garbage, refused, busy, done: read, accepted: some, .. } = taken;
+            self.statistics.depth(self.config.num_queue_count.get());
+            let Taken { runway, garbage, refused, busy, accepted: some, .. } = taken;
             accepted |= some;
             drop(garbage);
             runway.launch(self);
-            done += read;
             let refused = match (refused, busy) {
                 (None, true) if patience > 0 => {
                     patience -= 1;
@@ -446,7 +461,6 @@ impl Engine {
                 upcoming = next();
             }
         }
-        self.statistics.served.add(done);
         if worker && self.pool.is_empty() {
             // An unload that failed has taken the workers away after we looked. The requests stay
             // whatever comes of this; the manager goes on trying.
@@ -469,8 +483,6 @@ struct Taken {
     refused: Option<Errno>,
     /// The one that is left is for a socket the built-in serves at this moment.
     busy: bool,
-    /// How many are done already.
-    done: u32,
     /// Whether the table took one.
     accepted: bool,
 }
@@ -504,9 +516,15 @@ impl Engine {
             let (table, tell) = inner.parts();
             taken.garbage = match stage {
                 Stage::ToDo(request) if request.part.is_some() => {
+                    if Probe::Queue.is_on() {
+                        request.tell(Probe::Queue);
+                    }
                     let arrival = Arrival { submission, request, notice, group };
                     match socket::park(process, table, arrival) {
-                        Ok(garbage) => garbage,
+                        Ok(garbage) => {
+                            self.statistics.parked();
+                            garbage
+                        }
                         Err((why, arrival)) => {
                             queue_count.subtract(1);
                             let Arrival { submission, request, notice, .. } = arrival;
@@ -520,13 +538,17 @@ impl Engine {
                         }
                     }
                 }
-                Stage::ToDo(request) => table.submit(submission, request, notice, group),
-                Stage::Read(read) => {
-                    taken.done += 1;
+                Stage::ToDo(request) => {
+                    self.statistics.queued(&request);
+                    table.submit(submission, request, notice, group)
+                }
+                Stage::Read(read, took) => {
+                    self.statistics.inline(&submission, read, took);
                     let told = |notice: &mut Notice, news| tell.tell(notice, news);
                     table.submit_done(submission, Outcome::read(read), notice, group, told)
                 }
                 Stage::Fly(flight) => {
+                    self.statistics.queued(flight.owner.request());
                     let (id, garbage) = table.submit_running(submission, notice, group);
                     inner.flights += 1;
                     taken.runway.push(flight, id);

@@ -10,6 +10,7 @@ use core::ops::Deref;
 use super::engine::{Engine, Served, Who};
 use super::process::Process;
 use super::reap::Patience;
+use super::trace::Parked;
 use crate::kern::proc::Curthread;
 use crate::model::Errno;
 use crate::model::table::{Room, Suspend};
@@ -83,10 +84,12 @@ impl Engine {
         // The limit of requests that run may have been raised.
         self.pool.schedule(&self.config, process, &mut inner).deliver();
         let mut slept = Ok(());
+        let parked = Parked::new(addresses.first().copied().unwrap_or(0), addresses.len());
         // A process with a live request does not retire.
         while !inner.table.has_fired(waiter) && slept.is_ok() {
             (inner, slept) = inner.msleep(process.channel(waiter), true, c"aiospn", deadline);
         }
+        parked.wake(&slept);
         let fired = inner.table.has_fired(waiter);
         inner.table.leave(waiter);
         drop(inner);

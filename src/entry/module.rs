@@ -49,7 +49,7 @@ fn load(td: Curthread) -> Result<(), Errno> {
     if let Err(error) = attached {
         if error == Errno::EPROGMISMATCH {
             print(format_args!(
-                "the loaded aio_rs_gate.ko is of another version; reboot to replace it"
+                "not loaded: aio_rs_gate.ko is of another version; reboot to replace it"
             ));
         }
         // SAFETY: the gate did not keep it.

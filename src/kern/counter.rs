@@ -32,6 +32,18 @@ impl Counter {
         }
     }
 
+    /// Adds `count`, however large. Context: any.
+    pub fn add_wide(&self, count: u64) {
+        // SAFETY: allocated by new.
+        unsafe { sys::aio_rs_counter_add(self.0, count.cast_signed()) }
+    }
+
+    /// The sum over all CPUs. What is added meanwhile may be in it or not.
+    pub fn fetch(&self) -> u64 {
+        // SAFETY: allocated by new.
+        unsafe { sys::counter_u64_fetch(self.0) }
+    }
+
     /// Where the kernel's own pointer to the counter is kept, as its sysctl handler wants it.
     pub(super) fn as_ptr(&self) -> *const sys::counter_u64_t {
         &raw const self.0

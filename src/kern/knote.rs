@@ -39,6 +39,7 @@ struct Shared {
     note: Note,
     /// The knotes' lock, which is somebody's mutex.
     lock: Arc<Raw>,
+    ident: u64,
 }
 
 // SAFETY: the note is reached under its lock only.
@@ -95,6 +96,7 @@ impl Event {
                 joined: core::ptr::null_mut(),
             },
             lock,
+            ident,
         });
         let shared = NonNull::from(Box::leak(shared));
         let event = Event { shared, told: false };
@@ -133,6 +135,12 @@ impl Event {
 
     fn note(&self) -> *mut Note {
         self.shared.as_ptr().cast()
+    }
+
+    /// What it is about, by its address in the process.
+    pub fn about(&self) -> u64 {
+        // SAFETY: a share keeps it, and the word does not change.
+        unsafe { (*self.shared.as_ptr()).ident }
     }
 
     /// Tells that the request or list has finished. The caller holds the mutex it was registered

@@ -7,6 +7,7 @@
 
 mod alloc;
 pub mod bio;
+pub mod clock;
 pub mod counter;
 pub mod cred;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod limit;
 pub mod mtx;
 pub mod panic;
 pub mod printf;
+pub mod probe;
 pub mod proc;
 pub mod procmap;
 mod resident;

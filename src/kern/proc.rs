@@ -99,6 +99,24 @@ impl<'a> Curthread<'a> {
         }
     }
 
+    /// Whether this thread may be told about another process's requests: its own process, or any
+    /// that it can see if it is root's. Takes the process lock.
+    pub fn may_inspect(self, live: &LiveProc) -> bool {
+        if live.id() == self.proc_id() {
+            return true;
+        }
+        // SAFETY: the current thread, and a live process, locked as p_cansee wants it.
+        unsafe {
+            if sys::priv_check(self.as_ptr(), sys::PRIV_SEEOTHERUIDS as c_int) != 0 {
+                return false;
+            }
+            sys::aio_rs_proc_lock(live.as_ptr());
+            let code = sys::p_cansee(self.as_ptr(), live.as_ptr());
+            sys::aio_rs_proc_unlock(live.as_ptr());
+            code == 0
+        }
+    }
+
     /// Logs that the process did something discouraged, while `budget` lasts.
     pub fn counted_warning(self, budget: IntVar, message: &'static core::ffi::CStr) {
         // SAFETY: the kernel's own counter, changed by compare-and-set, and a constant text.
@@ -134,6 +152,12 @@ impl LiveProc {
 
     pub(super) fn as_ptr(&self) -> *mut sys::proc_ {
         self.0.as_ptr()
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        // SAFETY: the process is live; its number does not change.
+        unsafe { (*self.as_ptr()).p_pid }
     }
 
     pub(super) fn pointer(&self) -> NonNull<sys::proc_> {

@@ -23,14 +23,15 @@ pub struct Signal {
 struct Queued {
     info: sys::ksiginfo_t,
     event: sys::sigevent,
+    about: u64,
 }
 
 // SAFETY: reached through the process's mutex, and by the kernel under the process lock.
 unsafe impl Send for Signal {}
 
 impl Signal {
-    /// Makes a signal. May sleep.
-    pub fn new(to: &SignalEvent) -> Signal {
+    /// Makes a signal about what is at an address of the process. May sleep.
+    pub fn new(to: &SignalEvent, about: u64) -> Signal {
         // SAFETY: integers and pointers; zero is what ksiginfo_init(9) makes of it.
         let mut raw: Box<Queued> = Box::new(unsafe { core::mem::zeroed() });
         raw.event.sigev_notify = match to.thread {
@@ -41,10 +42,16 @@ impl Signal {
         raw.event.sigev_signo = to.number;
         raw.event.sigev_value.sival_ptr = core::ptr::without_provenance_mut(to.value as usize);
         raw.event._sigev_un._threadid = to.thread.unwrap_or(0);
+        raw.about = about;
         raw.info.ksi_info.si_signo = to.number;
         raw.info.ksi_info.si_value = raw.event.sigev_value;
         raw.info.ksi_info.si_code = sys::SI_ASYNCIO.cast_signed();
         Signal { raw, sent: None }
+    }
+
+    /// What it is about.
+    pub fn about(&self) -> u64 {
+        self.raw.about
     }
 
     /// Sends it, if it has not been sent; a thread that is gone gets none. `lasts`: this stays for
@@ -56,7 +63,7 @@ impl Signal {
         }
         let p = to.as_ptr();
         let mut td = core::ptr::null_mut();
-        let Queued { info, event } = &mut *self.raw;
+        let Queued { info, event, .. } = &mut *self.raw;
         // SAFETY: the process is live; sigev_findtd returns with its lock held, and a thread of it
         // if the event names one. A siginfo that is queued by itself is taken off in drop.
         unsafe {

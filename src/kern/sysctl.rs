@@ -2,6 +2,7 @@
 //! sysctl(9): the kernel's own variables, found by name and shared; and our own leaves.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
@@ -11,6 +12,7 @@ use core::sync::atomic::{AtomicI32, Ordering};
 use sys_bindings as sys;
 
 use super::counter::Counter;
+use super::proc::Curthread;
 use crate::model::Errno;
 
 /// An integer variable of the kernel, shared with whoever else reads or writes it.
@@ -113,6 +115,16 @@ pub struct Tree {
     /// What the leaves show, kept until they are gone.
     counters: Vec<Arc<Counter>>,
     ints: Vec<Arc<AtomicI32>>,
+    computed: Vec<Arc<Computed>>,
+}
+
+/// What a leaf shows that is worked out when it is read. May sleep.
+pub enum Computed {
+    Number(Box<dyn Fn() -> u64 + Send + Sync>),
+    /// Several numbers in one leaf.
+    Numbers(Box<dyn Fn() -> Vec<u64> + Send + Sync>),
+    /// Lines, as the thread that asks may see them.
+    Text(Box<dyn Fn(Curthread) -> String + Send + Sync>),
 }
 
 // SAFETY: a Tree is changed by `&mut self` only, and nothing reads its pointers by `&self`.
@@ -138,6 +150,7 @@ impl Tree {
             children: core::ptr::null_mut(),
             counters: Vec::new(),
             ints: Vec::new(),
+            computed: Vec::new(),
         };
         // SAFETY: a node of the kernel's static tree.
         tree.children = unsafe { &raw mut (*parent).oid_children };
@@ -153,6 +166,47 @@ impl Tree {
         // SAFETY: just made; the context owns it.
         tree.children = unsafe { &raw mut (*node).oid_children };
         Ok(tree)
+    }
+
+    /// Adds node `name`, and by `fill` what is below it.
+    pub fn node(
+        &mut self,
+        name: &'static CStr,
+        description: &'static CStr,
+        fill: impl FnOnce(&mut Tree) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let kind = sys::CTLTYPE_NODE | sys::CTLFLAG_RD;
+        let node = self.add(name, kind, core::ptr::null_mut(), 0, None, c"N", description)?;
+        // SAFETY: just made; the context owns it.
+        let below = unsafe { &raw mut (*node).oid_children };
+        let here = core::mem::replace(&mut self.children, below);
+        let filled = fill(self);
+        self.children = here;
+        filled
+    }
+
+    /// Adds a read-only leaf whose value is worked out when it is read.
+    pub fn computed(
+        &mut self,
+        name: &'static CStr,
+        value: Computed,
+        description: &'static CStr,
+    ) -> Result<(), Errno> {
+        let (kind, format) = match &value {
+            Computed::Number(_) | Computed::Numbers(_) => (sys::CTLTYPE_U64, c"QU"),
+            Computed::Text(_) => (sys::CTLTYPE_STRING, c"A"),
+        };
+        let value = Arc::new(value);
+        let at = Arc::as_ptr(&value);
+        self.computed.push(value);
+        self.add_leaf(
+            name,
+            kind | sys::CTLFLAG_RD,
+            at.cast_mut().cast(),
+            Some(show),
+            format,
+            description,
+        )
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -269,3 +323,41 @@ type Handler = Option<
         *mut sys::sysctl_req,
     ) -> c_int,
 >;
+
+/// Shows a [`Computed`] leaf.
+///
+/// # Safety
+/// As the kernel calls the handler of a leaf that [`Tree::computed`] made.
+unsafe extern "C" fn show(
+    _oid: *mut sys::sysctl_oid,
+    leaf: *mut c_void,
+    _number: sys::intmax_t,
+    req: *mut sys::sysctl_req,
+) -> c_int {
+    // SAFETY: the leaf's value, which outlives it; its removal waits for this call.
+    let leaf: &Computed = unsafe { &*leaf.cast() };
+    // SAFETY: the kernel's request of this call; oldfunc copies so many bytes out, and may sleep.
+    let out = |bytes: *const c_void, len: usize| unsafe {
+        match (*req).oldfunc {
+            Some(copy) => copy(req, bytes, len),
+            None => 0,
+        }
+    };
+    match leaf {
+        Computed::Number(value) => {
+            let value = value();
+            out((&raw const value).cast(), size_of::<u64>())
+        }
+        Computed::Numbers(values) => {
+            let values = values();
+            out(values.as_ptr().cast(), size_of_val(values.as_slice()))
+        }
+        Computed::Text(text) => {
+            // SAFETY: the current thread, for this call.
+            let td = unsafe { Curthread::current() };
+            let mut text = text(td);
+            text.push('\0');
+            out(text.as_ptr().cast(), text.len())
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub mod job;
 pub mod lane;
 pub mod list;
 pub mod slab;
+pub mod statistics;
 pub mod table;
 
 pub use errno::Errno;

@@ -294,6 +294,8 @@ pub struct Reaped<P, N> {
     pub notice: Option<N>,
     /// The list's, when this was the last of it.
     pub group: Option<N>,
+    /// It was neither performed nor cancelled.
+    pub unfinished: bool,
 }
 
 /// An end that is to be told, under the table's lock.
@@ -362,6 +364,16 @@ impl<P, N, T> Table<P, N, T> {
     /// Requests that count against the process's limit: all that are not reaped.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Requests that have not begun, held ones included.
+    pub fn waiting(&self) -> usize {
+        self.held.len() + self.pending.len() + self.parked.len()
+    }
+
+    /// Requests that have finished and are not reaped.
+    pub fn done(&self) -> usize {
+        self.done.len()
     }
 
     /// Requests no worker has begun.
@@ -811,9 +823,10 @@ impl<P, N, T> Table<P, N, T> {
         }
         let (address, outcome, group) = (job.address, job.outcome, job.group);
         let (payload, notice) = (job.payload.take(), job.notice.take());
+        let unfinished = job.state != JobState::Done;
         self.jobs.discard(id);
         let group = self.leave_list(group);
-        Reaped { address, outcome, payload, notice, group }
+        Reaped { address, outcome, payload, notice, group, unfinished }
     }
 
     /// Whether a request that a thread has tried in vain may be queued at its socket again: nobody
@@ -856,16 +869,18 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Cancels the oldest unfinished request of this address and descriptor, if it has not begun.
     /// `withdraw` takes a parked request from its socket's queue, and says how it is to end.
+    /// `seen` is called with what is cancelled or cut short.
     pub fn cancel_one(
         &mut self,
         fd: i32,
         address: u64,
         withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
         mut tell: impl FnMut(&mut N, News),
+        seen: &mut dyn FnMut(&P, &Outcome),
     ) -> Cancelled {
         let unfinished = |job: &Job<P, N, T>| job.fd == fd && job.state != JobState::Done;
         match self.hash.find(&mut self.jobs, address, unfinished) {
-            Some(id) => self.cancel_job(id, withdraw, &mut tell),
+            Some(id) => self.cancel_job(id, withdraw, &mut tell, seen),
             None => Cancelled::default(),
         }
     }
@@ -878,6 +893,7 @@ impl<P, N, T> Table<P, N, T> {
         most: usize,
         withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
         mut tell: impl FnMut(&mut N, News),
+        seen: &mut dyn FnMut(&P, &Outcome),
     ) -> Cancelled {
         let mut result = Cancelled::default();
         // What waits for others goes first, or cancelling those would have it begin.
@@ -894,7 +910,7 @@ impl<P, N, T> Table<P, N, T> {
                 if self.jobs[id].fd != fd || (!running && result.cancelled + result.short == most) {
                     continue;
                 }
-                let one = self.cancel_job(id, withdraw, &mut tell);
+                let one = self.cancel_job(id, withdraw, &mut tell, seen);
                 result.cancelled += one.cancelled;
                 result.short += one.short;
                 result.running += one.running;
@@ -908,6 +924,7 @@ impl<P, N, T> Table<P, N, T> {
         id: Id,
         withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
         tell: &mut dyn FnMut(&mut N, News),
+        seen: &mut dyn FnMut(&P, &Outcome),
     ) -> Cancelled {
         let mut outcome = Outcome::CANCELED;
         if self.jobs[id].state == JobState::Parked
@@ -920,6 +937,9 @@ impl<P, N, T> Table<P, N, T> {
             Step::Refused => Cancelled { running: 1, ..Cancelled::default() },
             _ => {
                 self.unlist(id, state);
+                if let Some(payload) = &self.jobs[id].payload {
+                    seen(payload, &outcome);
+                }
                 self.settle(id, outcome, tell);
                 // What was in part done before is finished, not cancelled.
                 let cancelled = usize::from(outcome.error == Some(Errno::ECANCELED));

@@ -173,8 +173,12 @@ fn agrees_with_a_naive_model_over_random_histories() {
                 6 => {
                     let only = (random.below(2) == 0).then_some(address);
                     let got = match only {
-                        Some(address) => table.cancel_one(fd, address, &mut nowhere, silence),
-                        None => table.cancel_all(fd, usize::MAX, &mut nowhere, silence),
+                        Some(address) => {
+                            table.cancel_one(fd, address, &mut nowhere, silence, &mut |_, _| ())
+                        }
+                        None => {
+                            table.cancel_all(fd, usize::MAX, &mut nowhere, silence, &mut |_, _| ())
+                        }
                     };
                     let mut expected = Cancelled::default();
                     clock += 1;
@@ -310,10 +314,10 @@ fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
     // A sync that is cancelled while it waits leaves nothing behind.
     submit(&mut table, 6, 7, 6);
     submit_sync(&mut table, 7, 7, 7);
-    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence, &mut |_, _| ()).cancelled, 1);
     // Cancelling what is before a sync lets it begin.
     submit_sync(&mut table, 8, 7, 8);
-    assert_eq!(table.cancel_one(7, 6, &mut nowhere, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 6, &mut nowhere, silence, &mut |_, _| ()).cancelled, 1);
     assert_eq!(table.start().map(|job| job.1), Some(8));
 }
 
@@ -350,9 +354,9 @@ fn a_chunked_cancel_says_when_it_is_through() {
     for address in 1..=10 {
         submit(&mut table, address, 7, address);
     }
-    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 4);
-    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence).cancelled, 2);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence, &mut |_, _| ()).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence, &mut |_, _| ()).cancelled, 4);
+    assert_eq!(table.cancel_all(7, 4, &mut nowhere, silence, &mut |_, _| ()).cancelled, 2);
     assert_eq!(table.pending(), 0);
     assert_eq!(table.count(), 10);
 }
@@ -381,7 +385,13 @@ fn a_list_is_told_once_after_its_last_request_and_goes_with_the_last_reap() {
     table.finish(id, payload, ok(1), |notice, news| told.push((*notice, news)));
     assert!(!table.close_group(list, |_, _| panic!("one is not finished")));
     assert_eq!(table.leave_group(list), None);
-    let cancelled = table.cancel_one(1, 2, &mut nowhere, |notice, news| told.push((*notice, news)));
+    let cancelled = table.cancel_one(
+        1,
+        2,
+        &mut nowhere,
+        |notice, news| told.push((*notice, news)),
+        &mut |_, _| (),
+    );
     assert_eq!(cancelled.cancelled, 1);
     let expected = [
         (1, News::Request(None)),
@@ -486,7 +496,8 @@ fn a_parked_request_is_cancelled_when_its_queue_gives_it_back() {
     park(&mut table, &mut queue, 10);
     assert_eq!((table.pending(), table.count()), (0, 1));
     assert_eq!(table.progress(10), Some(Progress::Running));
-    let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
+    let cancelled =
+        table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| (), &mut |_, _| ());
     assert_eq!(cancelled, Cancelled { cancelled: 1, short: 0, running: 0 });
     assert_eq!(table.reap(10).unwrap().outcome, Outcome::CANCELED);
 }
@@ -495,7 +506,8 @@ fn a_parked_request_is_cancelled_when_its_queue_gives_it_back() {
 fn a_parked_request_done_in_part_ends_short_and_is_not_cancelled() {
     let (mut table, mut queue) = (Parking::default(), Queue::new());
     park(&mut table, &mut queue, 10);
-    let cancelled = table.cancel_all(3, 64, &mut give_back(&mut queue, 7), |_, _| ());
+    let cancelled =
+        table.cancel_all(3, 64, &mut give_back(&mut queue, 7), |_, _| (), &mut |_, _| ());
     assert_eq!(cancelled, Cancelled { cancelled: 0, short: 1, running: 0 });
     assert_eq!(table.reap(10).unwrap().outcome.status, 7);
 }
@@ -510,7 +522,8 @@ fn a_parked_request_that_runs_is_not_queued_again_once_its_end_was_asked_for() {
     table.park_again(id, 77);
     // Taken out once more, and cancelled before it is back.
     let payload = queue.remove(&77).unwrap();
-    let cancelled = table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| ());
+    let cancelled =
+        table.cancel_one(3, 10, &mut give_back(&mut queue, 0), |_, _| (), &mut |_, _| ());
     assert_eq!(cancelled, Cancelled { cancelled: 0, short: 0, running: 1 });
     assert!(!table.may_park(id));
     let done = table.finish(id, payload, Outcome::CANCELED, |_, _| ());
@@ -568,7 +581,7 @@ fn a_change_counts_until_it_is_finished_cancelled_or_dropped() {
     }
     let (id, payload) = table.start().unwrap();
     table.finish(id, payload, ok(1), silence);
-    assert_eq!(table.cancel_one(1, 2, &mut nowhere, silence).cancelled, 1);
+    assert_eq!(table.cancel_one(1, 2, &mut nowhere, silence, &mut |_, _| ()).cancelled, 1);
     assert!(unfinished.any_change(9));
     // One that is done is forgotten first or last; neither counts any more.
     while table.rundown(&mut nowhere).is_some() {}

@@ -107,6 +107,15 @@ functions! {
         sched::may_sleep("counter_u64_alloc");
         mem::counter_alloc()
     }
+    "counter(9)" fn counter_u64_fetch(counter: usize) -> u64 {
+        mem::counter_fetch(counter)
+    }
+    "priv(9)" fn priv_check(_td: *mut sys::thread, _privilege: c_int) -> c_int {
+        if crate::proc::uid() == 0 { 0 } else { EPERM.0 }
+    }
+    "p_candebug(9)" fn p_cansee(_td: *mut sys::thread, _p: *mut sys::proc_) -> c_int {
+        0
+    }
     "counter(9)" fn counter_u64_free(counter: usize) {
         mem::counter_free(counter)
     }

@@ -19,6 +19,14 @@ const SCRATCH_MIB: u64 = 1024;
 const FREE_MIB: u64 = 2048;
 /// The programs that a guest gets for i386 too.
 const PROGRAMS32: [&str; 5] = ["aio_demo", "conformance", "deliver", "fuzz", "stress"];
+/// Scripts that are tried in the guest, by their place in the repository, where the driver runs.
+const TOOLS: [&str; 5] = [
+    "tools/aiostat",
+    "tests/aiostat.sh",
+    "tests/aiostat/replay",
+    "tests/aiostat/first",
+    "tests/aiostat/second",
+];
 /// Makes the disks of a boot.
 pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, String> {
     let out = &options.out;
@@ -40,6 +48,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "conformance",
         "deliver",
         "disks",
+        "counted",
         "fuzz",
         "holder",
         "noworker",
@@ -66,6 +75,13 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         let from = options.programs32.join(name);
         if from.is_file() {
             fs::copy(&from, bin32.join(name)).map_err(failed(&bin32))?;
+        }
+    }
+    for name in TOOLS {
+        let (from, to) = (Path::new(name), stage.join(name));
+        if let (true, Some(dir)) = (from.is_file(), to.parent()) {
+            fs::create_dir_all(dir).map_err(failed(dir))?;
+            fs::copy(from, &to).map_err(failed(&to))?;
         }
     }
     if options.module {

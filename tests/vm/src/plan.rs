@@ -212,6 +212,11 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     // First of all, while nobody has used the engine.
     steps.step("sh no-worker-can-be-started 600 lines /mnt/bin/noworker /bin/sh");
     steps.demo("", true);
+    steps.step("sh counted 600 lines cd /media && /mnt/bin/counted");
+    steps.step(&format!(
+        "sh aiostat 600 lines [ -f /mnt/tests/aiostat.sh ] || exit {SKIP}; \
+         sh /mnt/tests/aiostat.sh && sh /mnt/tools/aiostat -c 1 1"
+    ));
     if suite {
         base_suite(&mut steps);
     }
