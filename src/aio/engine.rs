@@ -24,7 +24,8 @@ use crate::model::table::Finished;
 
 /// See the file's text.
 pub struct Engine {
-    _tree: Tree,
+    /// Goes first: it shows what is below.
+    tree: Option<Tree>,
     pub(super) config: Config,
     pub(super) statistics: Statistics,
     pub(super) procs: Arc<ProcMap<Process>>,
@@ -60,25 +61,18 @@ impl Engine {
     /// Makes the engine; nothing is taken over yet. May sleep.
     ///
     /// # Errors
-    /// The kernel lacks one of the variables of aio(4), or has our leaves already. One line is in
-    /// the message buffer.
+    /// The kernel lacks one of the variables of aio(4). One line is in the message buffer.
+    // Out of line, or its frame would be the module event's too.
+    #[inline(never)]
     pub fn new(td: Curthread) -> Result<Engine, Errno> {
         let config = Config::find(td)?;
         let statistics = Statistics::new();
         let pool = Pool::new();
-        let procs = Arc::new(ProcMap::new());
-        let published = statistics.publish(td, &config, pool.gauges(), &procs);
-        let tree = published.inspect_err(|error| {
-            print(format_args!(
-                "not loaded: vfs.aio.rs cannot be made (error {}); is another copy loaded?",
-                error.code()
-            ));
-        })?;
         Ok(Engine {
-            _tree: tree,
+            tree: None,
             config,
             statistics,
-            procs,
+            procs: Arc::new(ProcMap::new()),
             pool,
             lanes: Arc::new(Lanes::new()),
             numbers: AtomicI32::new(1),
@@ -86,6 +80,24 @@ impl Engine {
             unserved_log: RateLimit::new(),
             closing: AtomicBool::new(false),
         })
+    }
+
+    /// Makes our leaves under vfs.aio. May sleep.
+    ///
+    /// # Errors
+    /// There are such leaves already. One line is in the message buffer.
+    // A step of its own: with the making, its frames would be too many.
+    #[inline(never)]
+    pub fn publish(&mut self, td: Curthread) -> Result<(), Errno> {
+        let Engine { config, pool, procs, .. } = self;
+        let published = self.statistics.publish(td, config, pool.gauges(), procs);
+        self.tree = Some(published.inspect_err(|error| {
+            print(format_args!(
+                "not loaded: vfs.aio.rs cannot be made (error {}); is another copy loaded?",
+                error.code()
+            ));
+        })?);
+        Ok(())
     }
 
     /// Begins work: after the gate was opened. May sleep.

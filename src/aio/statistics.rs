@@ -88,7 +88,12 @@ const QUEUE_TIME: usize = FAILED + Failure::ALL.len();
 const SERVICE_TIME: usize = QUEUE_TIME + BUCKETS + 1;
 /// Counters per class. A histogram is followed by the sum of its times.
 const PER_CLASS: usize = SERVICE_TIME + BUCKETS + 1;
-const ALL: usize = PER_CLASS * Class::ALL.len();
+/// Behind them: submissions that failed, by class of error.
+const REFUSED: usize = PER_CLASS * Class::ALL.len();
+/// Lists that lio_listio(2) took, and the requests in them.
+const LISTS: usize = REFUSED + Failure::ALL.len();
+const LISTED: usize = LISTS + 1;
+const ALL: usize = LISTED + 1;
 
 /// All counters of all classes.
 struct Counters(Box<[Counter; ALL]>);
@@ -124,11 +129,6 @@ impl Counters {
 /// See the file's text.
 pub struct Statistics {
     counters: Arc<Counters>,
-    /// Submissions that failed, by class of error.
-    refused: Arc<[Counter]>,
-    /// Lists that lio_listio(2) took, and the requests in them.
-    lists: Arc<Counter>,
-    listed: Arc<Counter>,
     /// Calls and requests of processes of ours that we refused because we do not serve them yet.
     pub unserved: Arc<Counter>,
     /// The most requests there were at once.
@@ -139,12 +139,11 @@ pub struct Statistics {
 
 impl Statistics {
     /// Makes the counters. May sleep.
+    // Out of line, or its frame would be its caller's too; so with those below.
+    #[inline(never)]
     pub fn new() -> Statistics {
         Statistics {
             counters: Arc::new(Counters::new()),
-            refused: Failure::ALL.iter().map(|_| Counter::new()).collect(),
-            lists: Arc::new(Counter::new()),
-            listed: Arc::new(Counter::new()),
             unserved: Arc::new(Counter::new()),
             peak: Arc::new(AtomicI32::new(0)),
             latency: Arc::new(AtomicI32::new(0)),
@@ -157,6 +156,7 @@ impl Statistics {
     }
 
     /// Begins a request's record.
+    #[inline(never)]
     pub fn record(&self, address: u64, fd: i32, operation: Operation, kind: Kind) -> Record {
         let class = Class::of(operation, kind);
         Record { address, fd, operation, class, since: self.now(), begun: false }
@@ -188,6 +188,7 @@ impl Statistics {
     }
 
     /// A request was queued.
+    #[inline(never)]
     pub fn queued(&self, request: &Request) {
         if Probe::Queue.is_on() {
             request.tell(Probe::Queue);
@@ -240,7 +241,15 @@ impl Statistics {
         self.performed(By::Worker, &request.record, outcome);
     }
 
-    /// A request on a socket was queued there.
+    /// A request is about to be queued at its socket.
+    #[inline(never)]
+    pub fn parking(&self, request: &Request) {
+        if Probe::Queue.is_on() {
+            request.tell(Probe::Queue);
+        }
+    }
+
+    /// It was.
     pub fn parked(&self) {
         self.counters.at(Class::Socket, QUEUED).increment();
     }
@@ -252,13 +261,13 @@ impl Statistics {
 
     /// A submission failed.
     pub fn refused(&self, error: Errno) {
-        self.refused[Failure::of(error) as usize].increment();
+        self.counters.0[REFUSED + Failure::of(error) as usize].increment();
     }
 
     /// A list of so many requests was taken.
     pub fn list(&self, requests: u32) {
-        self.lists.increment();
-        self.listed.add(requests);
+        self.counters.0[LISTS].increment();
+        self.counters.0[LISTED].add(requests);
     }
 
     /// There are so many requests now.
@@ -269,6 +278,7 @@ impl Statistics {
     }
 
     /// Adds our leaves to the tree. May sleep.
+    #[inline(never)]
     pub fn publish(
         &self,
         td: Curthread,
@@ -298,24 +308,30 @@ impl Statistics {
     }
 
     /// The counters.
+    #[inline(never)]
     fn publish_requests(&self, tree: &mut Tree) -> Result<(), Errno> {
         for (name, class, description) in CLASSES {
             tree.node(name, description, |tree| self.publish_class(tree, class))?;
         }
         tree.node(c"list", c"Lists of lio_listio(2)", |tree| {
-            tree.counter(c"submitted", &self.lists, c"Lists taken")?;
-            tree.counter(c"requests", &self.listed, c"Requests in them")
+            let one = |what: usize| {
+                let counters = self.counters.clone();
+                number(move || counters.0[what].fetch())
+            };
+            tree.computed(c"submitted", one(LISTS), c"Lists taken")?;
+            tree.computed(c"requests", one(LISTED), c"Requests in them")
         })?;
         tree.node(c"refused", c"Submissions that failed, by error", |tree| {
             for (name, failure) in FAILURES {
-                let refused = self.refused.clone();
-                let value = number(move || refused[failure as usize].fetch());
+                let counters = self.counters.clone();
+                let value = number(move || counters.0[REFUSED + failure as usize].fetch());
                 tree.computed(name, value, c"Submissions that failed with an error of this class")?;
             }
             Ok(())
         })
     }
 
+    #[inline(never)]
     fn publish_class(&self, tree: &mut Tree, class: Class) -> Result<(), Errno> {
         let sum = |all: &'static [usize]| {
             let counters = self.counters.clone();
@@ -365,6 +381,7 @@ impl Statistics {
     }
 
     /// What there is now.
+    #[inline(never)]
     fn publish_now(
         &self,
         tree: &mut Tree,

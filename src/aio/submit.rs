@@ -26,7 +26,6 @@ use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind};
 use crate::kern::knote::About;
 use crate::kern::limit::FileSize;
-use crate::kern::probe::Probe;
 use crate::kern::proc::{Curthread, WaitedProc};
 use crate::kern::sleep;
 use crate::kern::socket::Direction;
@@ -172,6 +171,8 @@ impl Engine {
     }
 
     /// Makes a request the process's that the submitter has performed.
+    // Out of line, or its frame would be the queueing's too.
+    #[inline(never)]
     fn accept_done(
         &self,
         td: Curthread,
@@ -516,9 +517,7 @@ impl Engine {
             let (table, tell) = inner.parts();
             taken.garbage = match stage {
                 Stage::ToDo(request) if request.part.is_some() => {
-                    if Probe::Queue.is_on() {
-                        request.tell(Probe::Queue);
-                    }
+                    self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
                     match socket::park(process, table, arrival) {
                         Ok(garbage) => {

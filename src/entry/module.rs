@@ -26,8 +26,11 @@ struct Loaded {
 /// Null while not loaded. The kernel serialises module events.
 static LOADED: AtomicPtr<Loaded> = AtomicPtr::new(core::ptr::null_mut());
 
-fn load(td: Curthread) -> Result<(), Errno> {
-    let mut loaded = Box::new(Loaded {
+/// Makes the engine and its table.
+// Out of line: what is made has its size as a frame.
+#[inline(never)]
+fn make(td: Curthread) -> Result<Box<Loaded>, Errno> {
+    Ok(Box::new(Loaded {
         ops: Ops {
             version: VERSION,
             size: size_of::<Ops>() as u32,
@@ -41,7 +44,12 @@ fn load(td: Curthread) -> Result<(), Errno> {
             bio_done: events::bio_done,
         },
         engine: Engine::new(td)?,
-    });
+    }))
+}
+
+fn load(td: Curthread) -> Result<(), Errno> {
+    let mut loaded = make(td)?;
+    loaded.engine.publish(td)?;
     loaded.ops.ctx = (&raw mut loaded.engine).cast();
     let loaded = Box::into_raw(loaded);
     // SAFETY: the table and the engine live until detach has succeeded.
