@@ -258,6 +258,41 @@ functions! {
         report::panic("sowakeup_aio: the host kernel has no sockets")
     }
 
+    // Disks: there are none here, so nobody comes this far.
+    "g_bio(9)" fn g_alloc_bio() -> *mut c_void {
+        report::panic("g_alloc_bio: the host kernel has no disks")
+    }
+    "g_bio(9)" fn g_destroy_bio(_bp: u64) {
+        report::panic("g_destroy_bio: the host kernel has no disks")
+    }
+    "make_dev(9)" fn devvn_refthread(_vp: u64) -> *mut c_void {
+        report::panic("devvn_refthread: the host kernel has no disks")
+    }
+    "make_dev(9)" fn dev_relthread(_dev: u64, _ref: c_int) {
+        report::panic("dev_relthread: the host kernel has no disks")
+    }
+    "kva(9)" fn kva_alloc(_size: usize) -> usize {
+        report::panic("kva_alloc: the host kernel has no disks")
+    }
+    "kva(9)" fn kva_free(_address: usize, _size: usize) {
+        report::panic("kva_free: the host kernel has no disks")
+    }
+    "pmap_qenter(9)" fn pmap_qenter(_va: usize, _pages: u64, _count: c_int) {
+        report::panic("pmap_qenter: the host kernel has no disks")
+    }
+    "pmap_qenter(9)" fn pmap_qremove(_va: usize, _count: c_int) {
+        report::panic("pmap_qremove: the host kernel has no disks")
+    }
+    "vm_fault(9)" fn vm_fault_quick_hold_pages(_map: u64, _address: usize, _len: usize, _prot: c_int) -> c_int {
+        report::panic("vm_fault_quick_hold_pages: the host kernel has no disks")
+    }
+    "vm_page_hold(9)" fn vm_page_unhold_pages(_pages: u64, _count: c_int) {
+        report::panic("vm_page_unhold_pages: the host kernel has no disks")
+    }
+    "uio(9)" fn uiomove(_data: u64, _count: c_int, _uio: u64) -> c_int {
+        report::panic("uiomove: the host kernel has no disks")
+    }
+
     // Credentials, address spaces, processes.
     "ucred(9)" fn crhold(cred: *mut sys::ucred) -> *mut sys::ucred {
         proc::crhold(cred)
@@ -716,6 +751,12 @@ const OBJECTS: &[Object] = &[
     Object { name: "vop_fsync_desc", size: 64, init: |_| () },
     Object { name: "vop_fdatasync_desc", size: 64, init: |_| () },
     Object { name: "vop_read_pgcache_desc", size: 64, init: |_| () },
+    // Called only through probes that are on; none is.
+    Object { name: "sdt_probe_func", size: 8, init: |_| () },
+    // Only looked at for disks.
+    Object { name: "maxphys", size: 8, init: |_| () },
+    Object { name: "unmapped_buf", size: 8, init: |_| () },
+    Object { name: "unmapped_buf_allowed", size: 4, init: |_| () },
     // No policy checks reads.
     Object { name: "mac_vnode_check_read_fp_flag", size: 1, init: |_| () },
     // Below all that can be written, which here is everything.
