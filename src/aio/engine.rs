@@ -29,7 +29,7 @@ pub struct Engine {
     pub(super) config: Config,
     pub(super) statistics: Statistics,
     pub(super) procs: Arc<ProcMap<Process>>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
     pub(super) lanes: Arc<Lanes>,
     /// The next request's number.
     numbers: AtomicI32,
@@ -67,7 +67,7 @@ impl Engine {
     pub fn new(td: Curthread) -> Result<Engine, Errno> {
         let config = Config::find(td)?;
         let statistics = Statistics::new();
-        let pool = Pool::new();
+        let pool = Arc::new(Pool::new());
         Ok(Engine {
             tree: None,
             config,
@@ -90,7 +90,7 @@ impl Engine {
     #[inline(never)]
     pub fn publish(&mut self, td: Curthread) -> Result<(), Errno> {
         let Engine { config, pool, procs, .. } = self;
-        let published = self.statistics.publish(td, config, pool.gauges(), procs);
+        let published = self.statistics.publish(td, config, pool, procs);
         self.tree = Some(published.inspect_err(|error| {
             print(format_args!(
                 "not loaded: vfs.aio.rs cannot be made (error {}); is another copy loaded?",

@@ -45,22 +45,12 @@ const MANAGER: usize = usize::MAX;
 /// See the file's text.
 pub struct Pool {
     inner: Mutex<Inner>,
-    gauges: Arc<Gauges>,
+    /// Workers that run, for `vfs.aio.rs.num_procs` and a look without the lock.
+    present: Arc<AtomicI32>,
     /// The queue's length, for a look without the lock.
     queued: AtomicUsize,
     /// Only its addresses are used; seats beyond it share them.
     seats: Box<[u8]>,
-}
-
-/// Workers by state, for looks without the lock. Written under it.
-#[derive(Default)]
-pub struct Gauges {
-    /// That run: `vfs.aio.rs.num_procs`.
-    pub present: Arc<AtomicI32>,
-    /// That sleep until there is work.
-    pub idle: Arc<AtomicI32>,
-    /// That have been started and do not run yet.
-    pub starting: Arc<AtomicI32>,
 }
 
 struct Inner {
@@ -155,22 +145,22 @@ impl Pool {
         };
         Pool {
             inner: Mutex::new(c"aio_rs pool", inner),
-            gauges: Arc::default(),
+            present: Arc::default(),
             queued: AtomicUsize::new(0),
             seats: vec![0; SEATS].into(),
         }
     }
 
-    /// The numbers of workers, kept up to date.
-    pub fn gauges(&self) -> &Arc<Gauges> {
-        &self.gauges
+    /// The number of workers, kept up to date.
+    pub fn present(&self) -> &Arc<AtomicI32> {
+        &self.present
     }
 
-    /// Publishes how many workers are in which state.
-    fn show(&self, inner: &Inner) {
-        let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        self.gauges.idle.store(number(inner.idle.len()), Ordering::Relaxed);
-        self.gauges.starting.store(number(inner.arriving), Ordering::Relaxed);
+    /// How many workers wait for work, perform requests, and do not run yet.
+    pub fn states(&self) -> [usize; 3] {
+        let inner = self.inner.lock();
+        let (idle, starting) = (inner.idle.len(), inner.arriving);
+        [idle, inner.workers.saturating_sub(idle + starting), starting]
     }
 
     fn seat_channel(&self, seat: usize) -> Channel {
@@ -287,7 +277,6 @@ impl Pool {
         inner.queue.push_back(process.clone());
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
         if let Some(seat) = inner.rouse() {
-            self.show(&inner);
             return Kick(Some(self.seat_channel(seat)));
         }
         // A manager that is busy looks again before it sleeps.
@@ -321,7 +310,6 @@ impl Pool {
             inner.seats[seat] = Seat::Busy;
             inner.workers += 1;
             inner.arriving += 1;
-            self.show(&inner);
             drop(inner);
             let number = u32::try_from(seat).unwrap_or(u32::MAX);
             let started = kproc::create(c"aiod", Some(number), seat);
@@ -330,7 +318,6 @@ impl Pool {
                 inner.seats[seat] = Seat::Vacant;
                 inner.workers -= 1;
                 inner.arriving -= 1;
-                self.show(&inner);
                 inner.failures = inner.failures.wrapping_add(1);
                 self.count_channel().wakeup();
                 // What is queued may still be waiting then.
@@ -364,10 +351,9 @@ impl Pool {
     /// A worker's life.
     fn work(&self, engine: &Engine, worker: &Worker, seat: usize) {
         let mut home = Home::new(worker);
-        self.gauges.present.fetch_add(1, Ordering::Release);
+        self.present.fetch_add(1, Ordering::Release);
         let mut inner = self.inner.lock();
         inner.arriving -= 1;
-        self.show(&inner);
         self.count_channel().wakeup();
         loop {
             if let Some(process) = inner.queue.pop_front() {
@@ -398,7 +384,7 @@ impl Pool {
         inner.seats[seat] = Seat::Vacant;
         inner.workers -= 1;
         inner.leaving += 1;
-        self.gauges.present.fetch_sub(1, Ordering::Release);
+        self.present.fetch_sub(1, Ordering::Release);
         drop(inner);
         drop(home);
         let mut inner = self.inner.lock();
@@ -418,7 +404,6 @@ impl Pool {
     ) -> (Guard<'a, Inner>, bool) {
         inner.seats[seat] = Seat::Idle;
         inner.idle.push(seat);
-        self.show(&inner);
         // One of those that are kept sets no clock.
         let extra = inner.workers > engine.config.workers_target();
         let lifetime = if extra { engine.config.worker_lifetime() } else { None };
@@ -432,7 +417,6 @@ impl Pool {
         }
         inner.seats[seat] = Seat::Busy;
         inner.idle.retain(|&idle| idle != seat);
-        self.show(&inner);
         let leaves = ended.is_err()
             && inner.queue.is_empty()
             && inner.workers > engine.config.workers_target();
@@ -495,7 +479,6 @@ impl Pool {
         inner.stopping = true;
         while inner.workers + inner.leaving > 0 || inner.manager != Manager::Absent {
             while let Some(seat) = inner.rouse() {
-                self.show(&inner);
                 self.seat_channel(seat).wakeup();
             }
             self.manager_channel().wakeup();
@@ -515,6 +498,6 @@ impl Pool {
 
     /// Whether no worker runs.
     pub fn is_empty(&self) -> bool {
-        self.gauges.present.load(Ordering::Acquire) == 0
+        self.present.load(Ordering::Acquire) == 0
     }
 }

@@ -16,7 +16,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use super::config::Config;
-use super::pool::Gauges;
+use super::pool::Pool;
 use super::process::{Inner, Process};
 use super::request::{Operation, Request};
 use super::trace::tell_inline;
@@ -156,7 +156,6 @@ impl Statistics {
     }
 
     /// Begins a request's record.
-    #[inline(never)]
     pub fn record(&self, address: u64, fd: i32, operation: Operation, kind: Kind) -> Record {
         let class = Class::of(operation, kind);
         Record { address, fd, operation, class, since: self.now(), begun: false }
@@ -188,7 +187,6 @@ impl Statistics {
     }
 
     /// A request was queued.
-    #[inline(never)]
     pub fn queued(&self, request: &Request) {
         if Probe::Queue.is_on() {
             request.tell(Probe::Queue);
@@ -283,7 +281,7 @@ impl Statistics {
         &self,
         td: Curthread,
         config: &Config,
-        workers: &Arc<Gauges>,
+        pool: &Arc<Pool>,
         procs: &Arc<ProcMap<Process>>,
     ) -> Result<Tree, Errno> {
         let mut tree = Tree::new(td, c"vfs.aio", c"rs", c"The engine of aio_rs")?;
@@ -299,11 +297,11 @@ impl Statistics {
             &self.unserved,
             c"Requests refused because this engine does not serve their kind yet",
         )?;
-        tree.int(c"num_procs", &workers.present, c"Worker processes of this engine")?;
+        tree.int(c"num_procs", pool.present(), c"Worker processes of this engine")?;
         config.publish(&mut tree)?;
         tree.setting(c"latency", &self.latency, c"Measure how long requests wait and take")?;
         self.publish_requests(&mut tree)?;
-        self.publish_now(&mut tree, workers, procs)?;
+        self.publish_now(&mut tree, pool, procs)?;
         Ok(tree)
     }
 
@@ -385,7 +383,7 @@ impl Statistics {
     fn publish_now(
         &self,
         tree: &mut Tree,
-        workers: &Arc<Gauges>,
+        pool: &Arc<Pool>,
         procs: &Arc<ProcMap<Process>>,
     ) -> Result<(), Errno> {
         let queue = |what: fn(&Inner) -> usize| {
@@ -409,15 +407,13 @@ impl Statistics {
             tree.setting(c"peak", &self.peak, c"The most requests at once; may be set to 0")
         })?;
         tree.node(c"workers", c"Worker processes by state", |tree| {
-            let gauges = workers.clone();
-            let busy = move || {
-                let [present, idle] = [&gauges.present, &gauges.idle]
-                    .map(|gauge| gauge.load(Ordering::Relaxed).max(0).unsigned_abs());
-                u64::from(present.saturating_sub(idle))
+            let state = |index: usize| {
+                let pool = pool.clone();
+                number(move || pool.states()[index] as u64)
             };
-            tree.int(c"idle", &workers.idle, c"Worker processes that wait for work")?;
-            tree.computed(c"busy", number(busy), c"Worker processes that perform requests")?;
-            tree.int(c"starting", &workers.starting, c"Worker processes that do not run yet")
+            tree.computed(c"idle", state(0), c"Worker processes that wait for work")?;
+            tree.computed(c"busy", state(1), c"Worker processes that perform requests")?;
+            tree.computed(c"starting", state(2), c"Worker processes that do not run yet")
         })?;
         let procs = procs.clone();
         tree.computed(

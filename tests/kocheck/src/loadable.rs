@@ -22,6 +22,10 @@ const NEEDED_SETS: [&str; 2] = ["set_modmetadata_set", "set_sysinit_set"];
 /// Sections named like linker sets that hold data instead of pointers.
 const DATA_SETS: [&str; 2] = ["set_pcpu", "set_vnet"];
 
+/// Linker sets of structures instead of pointers: the words of one, and how many of them, from the
+/// first, are addresses. SDT's tracepoints, since FreeBSD 15.
+const RECORD_SETS: [(&str, u64, u64); 1] = [("set_sdt_tracepoint_set", 4, 3)];
+
 pub fn check(object: &Object, findings: &mut Findings) {
     sections(object, findings);
     symbols(object, findings);
@@ -238,8 +242,11 @@ fn linker_sets(object: &Object, findings: &mut Findings) {
             .filter(|reloc| reloc.kind == elf::R_X86_64_64)
             .map(|reloc| reloc.offset)
             .collect();
-        let whole = section.size.is_multiple_of(8);
-        if !whole || (0..section.size).step_by(8).any(|at| !filled.contains(&at)) {
+        let record = RECORD_SETS.iter().find(|record| record.0 == section.name);
+        let (words, addresses) = record.map_or((1, 1), |&(_, words, addresses)| (words, addresses));
+        let whole = section.size.is_multiple_of(8 * words);
+        let empty = |at: u64| at / 8 % words < addresses && !filled.contains(&at);
+        if !whole || (0..section.size).step_by(8).any(empty) {
             findings.add("set", &section.name, "not a table of pointers");
         }
     }
