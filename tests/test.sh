@@ -121,9 +121,9 @@ not_here() {
 	not_here="$not_here; s/^FAIL \($1\):.*/SKIPPED \1: $2/p"
 	not_here_away="$not_here_away; /^FAIL $1:/d"
 }
-not_here data_the_file_size_limit_is_not_the_submitters "our engine takes the submitter's limit"
 not_here lio_an_unknown_operation_is_einval_for_its_entry "opcode 8 is LIO_FOFFSET from 14.1 on"
 not_here kevent_a_kqueue_in_a_kqueue_is_ready "a kqueue in a kqueue is not emulated"
+not_here socket_exit_with_idle_requests_leaves_nothing "its child needs sockets, which are not emulated"
 not_here kevent_another_process_with_the_same_descriptors_gets_the_event "rfork(2) is not emulated"
 
 # conformance: every case of the guest's program, in the host kernel, under a schedule that is

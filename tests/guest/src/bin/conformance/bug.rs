@@ -247,7 +247,9 @@ fn first_use(page: usize) {
     let cb = Cb::at(&page, 64);
     cb.set(aio::request(FD.load(SeqCst) as i32, 0, page.at(1024), 16));
     COUNT.fetch_add(1, SeqCst);
-    while STOP.load(SeqCst) == 0 {}
+    while STOP.load(SeqCst) == 0 {
+        sys::sched_yield();
+    }
     if aio::read(cb.addr()).is_err() {
         WRONG.fetch_add(1, SeqCst);
         return;
