@@ -314,7 +314,12 @@ fn aio_l2_a_sync_counts_what_is_before_it_exactly() {
     // A sync that is cancelled while it waits leaves nothing behind.
     submit(&mut table, 6, 7, 6);
     submit_sync(&mut table, 7, 7, 7);
-    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence, &mut |_, _| ()).cancelled, 1);
+    let mut seen = Vec::new();
+    let mut see = |&payload: &u64, outcome: &Outcome| seen.push((payload, outcome.error));
+    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence, &mut see).cancelled, 1);
+    assert_eq!(table.cancel_one(7, 7, &mut nowhere, silence, &mut see).cancelled, 0);
+    assert_eq!(seen.len(), 1, "a request is seen when it is cancelled, once");
+    assert_eq!(seen[0].1, Some(Errno::ECANCELED));
     // Cancelling what is before a sync lets it begin.
     submit_sync(&mut table, 8, 7, 8);
     assert_eq!(table.cancel_one(7, 6, &mut nowhere, silence, &mut |_, _| ()).cancelled, 1);
@@ -601,7 +606,7 @@ fn a_request_can_run_from_the_start() {
     submit_sync(&mut table, 0x2000, 3, 22);
     assert_eq!((table.count(), table.running(), table.pending()), (2, 1, 0));
     assert_eq!(table.progress(0x1000), Some(Progress::Running));
-    let none = table.cancel_one(3, 0x1000, &mut nowhere, silence);
+    let none = table.cancel_one(3, 0x1000, &mut nowhere, silence, &mut |_, _| ());
     assert_eq!(none, Cancelled { cancelled: 0, running: 1, ..Cancelled::default() });
     table.close_group(group, silence);
     assert!(table.leave_group(group).is_none());
