@@ -269,8 +269,9 @@ impl Runway {
     }
 
     /// Launches all, in the order they came. Sleeps.
-    pub fn launch(self, engine: &Engine) {
-        for flight in self.flights.into_iter().flatten() {
+    pub fn launch(&mut self, engine: &Engine) {
+        let flights = &mut self.flights[..core::mem::take(&mut self.count)];
+        for flight in flights.iter_mut().filter_map(Option::take) {
             if let Some(landed) = flight.launch() {
                 engine.landed(landed);
             }

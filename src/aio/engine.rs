@@ -50,7 +50,7 @@ pub enum Served {
 }
 
 /// Whose the current process is, as a handler sees it.
-pub(super) enum Who<'a> {
+pub enum Who<'a> {
     /// Undecided: calls that create state decide it.
     Nobody,
     Builtin,
@@ -118,8 +118,8 @@ impl Engine {
         self.pool.run(self, worker, seat);
     }
 
-    /// Says whose the process is.
-    pub(super) fn who<'a>(&'a self, td: Curthread<'a>) -> Who<'a> {
+    /// Says whose the process is. Context: any.
+    pub fn who<'a>(&'a self, td: Curthread<'a>) -> Who<'a> {
         match self.procs.get(td) {
             Owner::Ours(process) => Who::Ours(process),
             Owner::Builtin => Who::Builtin,
@@ -141,6 +141,20 @@ impl Engine {
         match owner {
             Owner::Ours(process) => Some(process),
             Owner::Builtin | Owner::Nobody => None,
+        }
+    }
+
+    /// The process as ours, for a call that creates state; `None` when it is the built-in's. May
+    /// sleep.
+    pub(super) fn settle<'a>(
+        &'a self,
+        td: Curthread<'a>,
+        who: Who<'a>,
+    ) -> Option<Held<'a, Process>> {
+        match who {
+            Who::Builtin => None,
+            Who::Ours(process) => Some(process),
+            Who::Nobody => self.claim(td),
         }
     }
 

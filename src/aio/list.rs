@@ -7,7 +7,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::engine::{Engine, Served, Who};
+use super::engine::{Engine, Served};
 use super::notify::Notice;
 use super::process::Process;
 use super::submit::{Prepared, Wanted};
@@ -75,14 +75,7 @@ impl Engine {
         entries: &[u64],
         sigevent: Option<&Sigevent>,
     ) -> Result<Served, Errno> {
-        let process = match self.who(td) {
-            Who::Builtin => return Ok(Served::Pass),
-            Who::Ours(process) => process,
-            Who::Nobody => match self.claim(td) {
-                Some(process) => process,
-                None => return Ok(Served::Pass),
-            },
-        };
+        let Some(process) = self.settle(td, self.who(td)) else { return Ok(Served::Pass) };
         if self.is_retired(td, &mut process.lock()) {
             return Ok(Served::Pass);
         }
@@ -133,30 +126,31 @@ impl Engine {
             if address != 0 {
                 let user = UserAiocb::at(abi, address);
                 user.store_initial();
-                match self.entry(td, process, user, batch.len()) {
-                    Ok(Entry::Ready(prepared)) => {
+                let mut slot = None;
+                match self.entry(td, process, user, batch.len(), &mut slot) {
+                    Ok(Served::Here) if slot.is_some() => {
                         requests += 1;
-                        batch.push(prepared);
+                        batch.push(slot);
                     }
-                    Ok(Entry::Nothing) => {}
-                    Ok(Entry::Pass) if !queued => return Served::Pass,
-                    Ok(Entry::Pass) => self.refuse(failures, user, Errno::EAGAIN),
+                    // LIO_NOP.
+                    Ok(Served::Here) => {}
+                    Ok(Served::Pass) if !queued => return Served::Pass,
+                    Ok(Served::Pass) => self.refuse(failures, user, Errno::EAGAIN),
                     Err(error) => self.refuse(failures, user, error),
                 }
             }
             if batch.is_empty() || (batch.len() < BATCH && index + 1 < entries.len()) {
                 continue;
             }
-            let mut rest = batch.drain(..);
-            let mut next = || rest.next();
             let mut refuse = |user, error| {
                 requests -= 1;
                 self.refuse(failures, user, error);
             };
-            match self.enqueue(td, process, Some(group), !queued, &mut next, &mut refuse) {
+            match self.enqueue(td, process, Some(group), !queued, &mut batch, &mut refuse) {
                 Served::Pass => return Served::Pass,
                 Served::Here => queued = true,
             }
+            batch.clear();
         }
         self.statistics.list(requests);
         Served::Here
@@ -168,7 +162,8 @@ impl Engine {
         failures.add(user, error);
     }
 
-    /// Checks one entry and makes a request of it.
+    /// Checks one entry and makes a request of it in `slot`, which stays empty if it asks for
+    /// nothing. [`Served::Pass`]: the process is the built-in's now.
     #[inline(never)]
     fn entry(
         &self,
@@ -176,16 +171,16 @@ impl Engine {
         process: &Arc<Process>,
         user: UserAiocb,
         more: usize,
-    ) -> Result<Entry, Errno> {
-        let mut slot = None;
-        self.check(td, Some(process), user, Wanted::Listed, more, &mut slot)?;
-        let Some(checked) = slot else { return Ok(Entry::Nothing) };
+        slot: &mut Option<Prepared>,
+    ) -> Result<Served, Errno> {
+        let mut checked = None;
+        self.check(td, Some(process), user, Wanted::Listed, more, &mut checked)?;
+        let Some(checked) = &mut checked else { return Ok(Served::Here) };
         if let Some(what) = checked.unserved() {
-            self.unserved(td, process, what)?;
-            return Ok(Entry::Pass);
+            return self.unserved(td, process, what);
         }
-        let prepared = self.prepare(td, process, checked)?;
-        Ok(Entry::Ready(prepared))
+        self.prepare(td, process, checked, slot)?;
+        Ok(Served::Here)
     }
 
     /// Ends the call's part in the list: waits for it if that was asked for.
@@ -224,13 +219,4 @@ impl Engine {
         }
         slept.map_err(|error| if error == Errno::ERESTART { Errno::EINTR } else { error })
     }
-}
-
-/// What an entry is.
-enum Entry {
-    Ready(Prepared),
-    /// It asks for nothing.
-    Nothing,
-    /// The process is the built-in's now.
-    Pass,
 }

@@ -21,7 +21,7 @@ mod suspend;
 mod trace;
 
 pub use cancel::Answer;
-pub use engine::{Engine, Served};
+pub use engine::{Engine, Served, Who};
 pub use list::Mode;
 pub use reap::Patience;
 pub use request::Operation;

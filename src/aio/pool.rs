@@ -164,7 +164,7 @@ impl Pool {
     }
 
     fn seat_channel(&self, seat: usize) -> Channel {
-        Channel::of(&self.seats[seat % self.seats.len()])
+        Channel::of(&self.seats[seat % SEATS])
     }
 
     /// Where the manager sleeps.
@@ -263,16 +263,23 @@ impl Pool {
 
     /// Queues a process that wants a worker, if it does: under its lock, so that it cannot leave in
     /// between. The kick is for after unlocking.
+    #[inline]
     pub fn schedule(
         &self,
         config: &Config,
         process: &Arc<Process>,
         locked: &mut process::Inner,
     ) -> Kick {
-        if !locked.wants_worker(config.running_per_process_max()) {
+        if !locked.wants_worker(config) {
             return Kick::NONE;
         }
         locked.scheduled = true;
+        self.push(config, process)
+    }
+
+    /// Puts a process into the queue, where it is not.
+    #[inline(never)]
+    fn push(&self, config: &Config, process: &Arc<Process>) -> Kick {
         let mut inner = self.inner.lock();
         inner.queue.push_back(process.clone());
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
@@ -361,6 +368,9 @@ impl Pool {
                 drop(inner);
                 self.serve(engine, worker, &mut home, &process);
                 drop(process);
+                if self.queued.load(Ordering::Relaxed) == 0 {
+                    home.go_back();
+                }
                 inner = self.inner.lock();
                 continue;
             }

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU8, AtomicUsize};
 
+use super::config::Config;
 use super::notify::{Notice, Tell};
 use super::request::Request;
 use super::socket::Spot;
@@ -59,10 +60,13 @@ impl Inner {
         (&mut self.table, Tell::new(self.live.as_ref()))
     }
 
-    /// Whether the process must be put into the pool's queue, when `most` workers may perform its
-    /// requests at once.
-    pub fn wants_worker(&self, most: usize) -> bool {
-        !self.scheduled && self.workers < most && self.live.is_some() && self.table.pending() > 0
+    /// Whether the process must be put into the pool's queue.
+    #[inline]
+    pub fn wants_worker(&self, config: &Config) -> bool {
+        self.table.pending() > 0
+            && !self.scheduled
+            && self.live.is_some()
+            && self.workers < config.running_per_process_max()
     }
 }
 

@@ -67,23 +67,25 @@ impl Engine {
         if self.is_retired(td, &mut inner) {
             return Ok(Served::Pass);
         }
-        let reaped = inner.table.reap(user.address());
+        let mut reaped = inner.table.reap(user.address());
         drop(inner);
-        self.deliver(td, user, reaped.ok_or(Errno::EINVAL)?)
+        self.deliver(td, user, reaped.as_mut().ok_or(Errno::EINVAL)?)
     }
 
-    /// Gives a result to the user and lets the request go.
+    /// Gives a result to the user and lets the request go, where it is.
     fn deliver(
         &self,
         td: Curthread,
         user: UserAiocb,
-        reaped: Reaped<Box<Request>, Notice>,
+        reaped: &mut Reaped<Box<Request>, Notice>,
     ) -> Result<Served, Errno> {
-        let Reaped { outcome, payload, notice, group, .. } = reaped;
+        let outcome = reaped.outcome;
         self.config.num_queue_count.subtract(1);
         td.charge(outcome.usage);
         td.set_retval(outcome.status);
-        drop((payload, notice, group));
+        reaped.payload = None;
+        reaped.notice = None;
+        reaped.group = None;
         user.store_error(i64::from(outcome.error.map_or(0, Errno::code)));
         user.store_status(outcome.status);
         outcome.error.map_or(Ok(Served::Here), Err)
@@ -100,47 +102,42 @@ impl Engine {
     pub fn wait_complete(
         &self,
         td: Curthread,
+        who: Who,
         abi: Abi,
         which: UserPtr,
         patience: Patience,
     ) -> Result<Served, Errno> {
-        let process = match self.who(td) {
-            Who::Builtin => return Ok(Served::Pass),
-            Who::Ours(process) => process,
-            Who::Nobody => match self.claim(td) {
-                Some(process) => process,
-                None => return Ok(Served::Pass),
-            },
-        };
-        let Some(reaped) = self.wait_for_any(td, &process, patience)? else {
+        let Some(process) = self.settle(td, who) else { return Ok(Served::Pass) };
+        let mut inner = process.lock();
+        if self.is_retired(td, &mut inner) {
             return Ok(Served::Pass);
-        };
+        }
+        let mut reaped = inner.table.reap_oldest();
+        drop(inner);
+        if reaped.is_none() {
+            let deadline = match patience {
+                Patience::Poll => return Err(Errno::EAGAIN),
+                Patience::Until(deadline) => Some(deadline),
+                Patience::Forever => None,
+            };
+            reaped = self.wait_for_any(td, &process, deadline)?;
+        }
+        let Some(reaped) = &mut reaped else { return Ok(Served::Pass) };
         let user = UserAiocb::at(abi, reaped.address);
         // Failure to store loses only the name; the result is the caller's already.
         let _ = user.abi().store_pointer(which, user.address());
         self.deliver(td, user, reaped)
     }
 
-    /// Takes the request that finished first, or sleeps for one; `None` when the process retires.
+    /// Takes the request that finishes first; `None` when the process retires.
+    // Out of line: most calls find one.
+    #[inline(never)]
     fn wait_for_any(
         &self,
         td: Curthread,
         process: &Arc<Process>,
-        patience: Patience,
+        deadline: Option<Deadline>,
     ) -> Result<Option<Reaped<Box<Request>, Notice>>, Errno> {
-        let mut inner = process.lock();
-        if self.is_retired(td, &mut inner) {
-            return Ok(None);
-        }
-        if let Some(reaped) = inner.table.reap_oldest() {
-            return Ok(Some(reaped));
-        }
-        let deadline = match patience {
-            Patience::Poll => return Err(Errno::EAGAIN),
-            Patience::Until(deadline) => Some(deadline),
-            Patience::Forever => None,
-        };
-        drop(inner);
         let mut inner = process.lock_with_room(Room::Waits(0));
         let waiter = inner.table.enter();
         let mut slept = Ok(());

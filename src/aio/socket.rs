@@ -175,10 +175,10 @@ impl Lanes {
             if let (None, None, Some(lane)) = (lack, size, &fresh) {
                 let entry = Entry { key, chain: NONE, places: 1, lane: lane.clone() };
                 let Ok(id) = entries.insert(entry) else { panic!("a lane without room") };
-                let garbage = hash.insert(entries, id);
+                hash.insert(entries, id);
                 let lane = lane.clone();
                 drop(part);
-                drop((garbage, left));
+                drop(left);
                 break (lane, id);
             }
             drop(part);
@@ -260,7 +260,6 @@ pub struct Arrival {
 }
 
 /// Makes a request the process's own and queues it at its socket; the process's mutex is held.
-/// Returns memory to be dropped where freeing is allowed.
 ///
 /// # Errors
 /// Why not, and the request, which is untouched.
@@ -269,7 +268,7 @@ pub fn park(
     process: &Arc<Process>,
     table: &mut Requests,
     arrival: Arrival,
-) -> Result<Vec<Id>, (Refused, Arrival)> {
+) -> Result<(), (Refused, Arrival)> {
     let Some(part) = &arrival.request.part else { panic!("only requests on sockets wait for one") };
     // The request, which keeps the lane, is about to go into it.
     let lane = part.place.lane.clone();
@@ -281,12 +280,12 @@ pub fn park(
         return Err((Refused::Busy, arrival));
     }
     let Arrival { submission, request, notice, group } = arrival;
-    let garbage = table.submit_parked(submission, request, notice, group, |id, request| {
+    table.submit_parked(submission, request, notice, group, |id, request| {
         let ticket = queue.push(Parked::new(process, id, request));
         Spot { lane: lane.clone(), ticket }
     });
     queue.buf().poke();
-    Ok(garbage)
+    Ok(())
 }
 
 /// Takes a parked request back from its lane, if no thread has it; the process's mutex is held.

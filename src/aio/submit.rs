@@ -7,12 +7,15 @@
 //! do not overshoot.
 //!
 //! A request is checked ([`Engine::check`]) before it is known whose the process is, made with all
-//! it needs once the process is ours, and queued ([`Engine::enqueue`]). A read that need not wait is
-//! performed instead ([`Engine::read_resident`]) and enters the table done.
+//! it needs once the process is ours ([`Engine::prepare`]), and queued ([`Engine::enqueue`]). A read
+//! that need not wait is performed instead ([`Engine::read_resident`]) and enters the table done.
+//!
+//! What is checked and what is made stay where the caller has them: they are too large to be moved
+//! from step to step.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use core::slice;
 
 use super::disk::{Flight, Runway, Way};
 use super::engine::{Engine, Served, Who};
@@ -73,10 +76,16 @@ impl Checked {
 
 /// A request that is ready to be queued.
 pub(super) struct Prepared {
-    pub user: UserAiocb,
+    user: UserAiocb,
     submission: Submission,
     stage: Stage,
     notice: Option<Notice>,
+}
+
+impl Prepared {
+    fn needs_worker(&self) -> bool {
+        matches!(self.stage, Stage::ToDo(_))
+    }
 }
 
 /// How far a request is when it is queued.
@@ -145,7 +154,7 @@ impl Engine {
         })
     }
 
-    /// Performs or queues one checked request of a call of its own; takes it out of `slot`.
+    /// Performs or queues the checked request of a call of its own; takes it out of `slot`.
     fn begin(
         &self,
         td: Curthread,
@@ -153,73 +162,19 @@ impl Engine {
         slot: &mut Option<Checked>,
     ) -> Result<Served, Errno> {
         // No call of its own is LIO_NOP.
-        let checked = slot.as_ref().ok_or(Errno::EINVAL)?;
-        let user = checked.user;
-        let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
-        let served = match self.read_resident(td, process, checked) {
-            Some(read) => {
-                let submission = checked.submission();
-                *slot = None;
-                self.accept_done(td, process, user, submission, read, notice)?
-            }
-            None => self.queue_one(td, process, slot, notice)?,
-        };
-        if served == Served::Here {
-            td.set_retval(0);
-        }
-        Ok(served)
-    }
-
-    /// Makes a request the process's that the submitter has performed.
-    // Out of line, or its frame would be the queueing's too.
-    #[inline(never)]
-    fn accept_done(
-        &self,
-        td: Curthread,
-        process: &Arc<Process>,
-        user: UserAiocb,
-        submission: Submission,
-        (bytes, took): (usize, Took),
-        notice: Option<Notice>,
-    ) -> Result<Served, Errno> {
-        user.store_error(i64::from(Errno::EINPROGRESS.code()));
-        let mut inner = process.lock_with_room(Room::Request);
-        if self.is_retired(td, &mut inner) {
-            drop(inner);
-            return Ok(Served::Pass);
-        }
-        if inner.table.count() >= self.config.queue_per_process_max()
-            || !self.config.num_queue_count.increment_below(self.config.queue_max())
-        {
-            drop(inner);
-            return Err(Errno::EAGAIN);
-        }
-        inner.accepted = true;
-        let (table, tell) = inner.parts();
-        let told = |notice: &mut Notice, news| tell.tell(notice, news);
-        self.statistics.inline(&submission, bytes, took);
-        let garbage = table.submit_done(submission, Outcome::read(bytes), notice, None, told);
-        process.unlock_and_wake(inner);
-        self.statistics.depth(self.config.num_queue_count.get());
-        drop(garbage);
-        Ok(Served::Here)
-    }
-
-    /// Queues one request for a worker.
-    #[inline(never)]
-    fn queue_one(
-        &self,
-        td: Curthread,
-        process: &Arc<Process>,
-        slot: &mut Option<Checked>,
-        notice: Option<Notice>,
-    ) -> Result<Served, Errno> {
-        let checked = slot.take().ok_or(Errno::EINVAL)?;
-        let mut one = Some(self.make(td, process, checked, notice)?);
+        let checked = slot.as_mut().ok_or(Errno::EINVAL)?;
+        let mut one = None;
+        self.prepare(td, process, checked, &mut one)?;
+        *slot = None;
         let mut result = Ok(());
         let mut refuse = |_, error| result = Err(error);
-        let queued = self.enqueue(td, process, None, true, &mut || one.take(), &mut refuse);
-        result.map(|()| queued)
+        let one = slice::from_mut(&mut one);
+        let queued = self.enqueue(td, process, None, true, one, &mut refuse);
+        result?;
+        if queued == Served::Here {
+            td.set_retval(0);
+        }
+        Ok(queued)
     }
 
     /// Checks a request in the order users know; `more` requests are about to be queued before it.
@@ -297,7 +252,8 @@ impl Engine {
         Some((bytes, self.statistics.took(since)))
     }
 
-    /// Makes a checked entry of a list ready: performed, if that needs no waiting.
+    /// Makes a checked request ready to be queued, in `slot`: performed, if that needs no waiting.
+    /// Takes out of `checked` what the request is to own. Sleeps.
     ///
     /// # Errors
     /// As [`Engine::make`]; EBADF, ENOTCAPABLE: the kqueue.
@@ -305,16 +261,19 @@ impl Engine {
         &self,
         td: Curthread,
         process: &Arc<Process>,
-        checked: Checked,
-    ) -> Result<Prepared, Errno> {
+        checked: &mut Checked,
+        slot: &mut Option<Prepared>,
+    ) -> Result<(), Errno> {
         let user = checked.user;
         let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
-        if let Some((bytes, took)) = self.read_resident(td, process, &checked) {
-            user.store_error(i64::from(Errno::EINPROGRESS.code()));
-            let submission = checked.submission();
-            return Ok(Prepared { user, submission, stage: Stage::Read(bytes, took), notice });
-        }
-        self.make(td, process, checked, notice)
+        let mut submission = checked.submission();
+        let stage = match self.read_resident(td, process, checked) {
+            Some((bytes, took)) => Stage::Read(bytes, took),
+            None => self.make(td, process, checked, &mut submission)?,
+        };
+        user.store_error(i64::from(Errno::EINPROGRESS.code()));
+        *slot = Some(Prepared { user, submission, stage, notice });
+        Ok(())
     }
 
     /// Takes all a request needs: file, credential, address space, a disk's bios. Sleeps.
@@ -329,14 +288,15 @@ impl Engine {
         &self,
         td: Curthread,
         process: &Arc<Process>,
-        checked: Checked,
-        notice: Option<Notice>,
-    ) -> Result<Prepared, Errno> {
-        let mut submission = checked.submission();
+        checked: &mut Checked,
+        submission: &mut Submission,
+    ) -> Result<Stage, Errno> {
         let Checked { user, aiocb, operation, file, kind, vector, at_file_offset, .. } = checked;
+        let (operation, kind) = (*operation, *kind);
         let (base, len) = (aiocb.buffer, aiocb.nbytes);
-        let offset = (!at_file_offset).then_some(aiocb.offset);
-        let buffer = vector.unwrap_or(Buffer::One { base, len });
+        let offset = (!*at_file_offset).then_some(aiocb.offset);
+        let buffer = vector.take().unwrap_or(Buffer::One { base, len });
+        let file = file.take();
         let way = match &file {
             Some(file) if kind == Kind::Disk => self.way(file, operation, offset, &buffer)?,
             _ => Way::Worker,
@@ -354,7 +314,7 @@ impl Engine {
         let mut request =
             Box::new(Request { part: None, file, kind, cred, vm: None, action, record });
         submission.awaited = request.is_awaited();
-        let stage = match way {
+        Ok(match way {
             Way::Direct(route) => {
                 let offset = aiocb.offset;
                 Stage::Fly(self.board(td, process, route, operation, offset, &buffer, request)?)
@@ -389,13 +349,11 @@ impl Engine {
                 }
                 Stage::ToDo(request)
             }
-        };
-        user.store_error(i64::from(Errno::EINPROGRESS.code()));
-        Ok(Prepared { user, submission, stage, notice })
+        })
     }
 
-    /// Makes requests the process's own, all that `next` gives, which is called under the process's
-    /// mutex; `refuse`, which is not, learns of each that found no place.
+    /// Makes the requests of `items` the process's own, from the first to the last; each is taken out
+    /// of its place. `refuse`, which is called without a lock, learns of each that found no place.
     ///
     /// [`Served::Pass`], and only with `may_pass`: nothing was queued, and the process has become the
     /// built-in's.
@@ -406,63 +364,52 @@ impl Engine {
         process: &Arc<Process>,
         group: Option<Id>,
         may_pass: bool,
-        next: &mut dyn FnMut() -> Option<Prepared>,
+        items: &mut [Option<Prepared>],
         refuse: &mut dyn FnMut(UserAiocb, Errno),
     ) -> Served {
         // How often to look again for the end of the built-in's work on a socket both use.
         let mut patience = 1000u32;
-        let mut upcoming = next();
-        let (mut worker, mut accepted) = (false, false);
-        while let Some(first) = upcoming.take() {
-            if !worker && matches!(first.stage, Stage::ToDo(_)) {
+        let mut taken = Taken::default();
+        while let Some(first) = items.get(taken.count) {
+            if !taken.worker && first.as_ref().is_some_and(Prepared::needs_worker) {
                 if let Err(error) = self.pool.ensure_worker() {
-                    refuse_all(Some(first), next, refuse, error);
+                    refuse_all(&mut items[taken.count..], refuse, error);
                     break;
                 }
-                worker = true;
+                taken.worker = true;
             }
-            upcoming = Some(first);
             let mut inner = process.lock_with_room(Room::Request);
             if self.is_retired(td, &mut inner) {
                 drop(inner);
-                if may_pass && !accepted {
+                if may_pass && !taken.accepted {
                     return Served::Pass;
                 }
                 // The first were served here, and so the call is.
-                refuse_all(upcoming, next, refuse, Errno::EAGAIN);
+                refuse_all(&mut items[taken.count..], refuse, Errno::EAGAIN);
                 break;
             }
-            let mut taken = Taken { worker, ..Taken::default() };
-            self.take(process, &mut inner, group, &mut upcoming, next, &mut taken);
+            let stopped = self.take(process, &mut inner, group, items, &mut taken);
             let kick = self.pool.schedule(&self.config, process, &mut inner);
             process.unlock_and_wake(inner);
             kick.deliver();
             self.statistics.depth(self.config.num_queue_count.get());
-            let Taken { runway, garbage, refused, busy, accepted: some, .. } = taken;
-            accepted |= some;
-            drop(garbage);
-            runway.launch(self);
-            let refused = match (refused, busy) {
-                (None, true) if patience > 0 => {
+            taken.runway.launch(self);
+            let refused = match stopped {
+                Stopped::Lock => None,
+                Stopped::Busy if patience > 0 => {
                     patience -= 1;
                     sleep::pause(c"aiosobu");
                     None
                 }
-                (None, true) => Some(Errno::EAGAIN),
-                (refused, _) => refused,
+                Stopped::Busy => Some(Errno::EAGAIN),
+                Stopped::Refused(error) => Some(error),
             };
-            if let Some(error) = refused
-                && let Some(prepared) = upcoming.take()
-            {
-                let user = prepared.user;
-                drop(prepared);
-                refuse(user, error);
-            }
-            if upcoming.is_none() {
-                upcoming = next();
+            if let Some(error) = refused {
+                refuse_all(&mut items[taken.count..=taken.count], refuse, error);
+                taken.count += 1;
             }
         }
-        if worker && self.pool.is_empty() {
+        if taken.worker && self.pool.is_empty() {
             // An unload that failed has taken the workers away after we looked. The requests stay
             // whatever comes of this; the manager goes on trying.
             let _ = self.pool.ensure_worker();
@@ -471,111 +418,105 @@ impl Engine {
     }
 }
 
-/// What became of requests under one lock.
+/// How far the queueing of requests is.
 #[derive(Default)]
 struct Taken {
     /// There is a worker for requests that need one.
     worker: bool,
-    /// Those that are to be launched now.
-    runway: Runway,
-    /// Memory to be dropped now.
-    garbage: Vec<Id>,
-    /// Why the one that is left has no place, if that is so.
-    refused: Option<Errno>,
-    /// The one that is left is for a socket the built-in serves at this moment.
-    busy: bool,
+    /// How many have been taken or refused.
+    count: usize,
     /// Whether the table took one.
     accepted: bool,
+    /// Those that are to be launched without the lock.
+    runway: Runway,
+}
+
+/// Why no more requests were taken under one lock.
+enum Stopped {
+    /// There is none, or what the next needs is done without the lock.
+    Lock,
+    /// The next has no place.
+    Refused(Errno),
+    /// The next is for a socket the built-in serves at this moment.
+    Busy,
 }
 
 impl Engine {
-    /// Puts requests into the process's table until one cannot be, which is left in `current`, or
-    /// there is none, or something is to be done without the lock.
-    #[inline(never)]
+    /// Puts requests into the process's table until one cannot be, or there is none, or something is
+    /// to be done without the lock.
     fn take(
         &self,
         process: &Arc<Process>,
         inner: &mut Inner,
         group: Option<Id>,
-        current: &mut Option<Prepared>,
-        next: &mut dyn FnMut() -> Option<Prepared>,
+        items: &mut [Option<Prepared>],
         taken: &mut Taken,
-    ) {
+    ) -> Stopped {
         let queue_count = self.config.num_queue_count;
-        while let Some(prepared) = current {
-            let lacks_worker = !taken.worker && matches!(prepared.stage, Stage::ToDo(_));
-            if lacks_worker || inner.table.lacks(Room::Request).is_some() {
-                return;
+        while let Some(item) = items.get_mut(taken.count) {
+            let lacks_worker = !taken.worker && item.as_ref().is_some_and(Prepared::needs_worker);
+            if lacks_worker || taken.runway.is_full() || !inner.table.has_room(Room::Request) {
+                return Stopped::Lock;
             }
             if inner.table.count() >= self.config.queue_per_process_max()
                 || !queue_count.increment_below(self.config.queue_max())
             {
-                taken.refused = Some(Errno::EAGAIN);
-                return;
+                return Stopped::Refused(Errno::EAGAIN);
             }
-            let Some(Prepared { user, submission, stage, notice }) = current.take() else { return };
+            let Some(Prepared { user, submission, stage, notice }) = item.take() else {
+                panic!("a request is queued twice")
+            };
             let (table, tell) = inner.parts();
-            taken.garbage = match stage {
+            match stage {
                 Stage::ToDo(request) if request.part.is_some() => {
                     self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
-                    match socket::park(process, table, arrival) {
-                        Ok(garbage) => {
-                            self.statistics.parked();
-                            garbage
-                        }
-                        Err((why, arrival)) => {
-                            queue_count.subtract(1);
-                            let Arrival { submission, request, notice, .. } = arrival;
-                            let stage = Stage::ToDo(request);
-                            *current = Some(Prepared { user, submission, stage, notice });
-                            match why {
-                                Refused::Listening => taken.refused = Some(Errno::EINVAL),
-                                Refused::Busy => taken.busy = true,
-                            }
-                            return;
-                        }
+                    if let Err((why, arrival)) = socket::park(process, table, arrival) {
+                        queue_count.subtract(1);
+                        let Arrival { submission, request, notice, .. } = arrival;
+                        let stage = Stage::ToDo(request);
+                        *item = Some(Prepared { user, submission, stage, notice });
+                        return match why {
+                            Refused::Listening => Stopped::Refused(Errno::EINVAL),
+                            Refused::Busy => Stopped::Busy,
+                        };
                     }
+                    self.statistics.parked();
                 }
                 Stage::ToDo(request) => {
                     self.statistics.queued(&request);
-                    table.submit(submission, request, notice, group)
+                    table.submit(submission, request, notice, group);
                 }
                 Stage::Read(read, took) => {
                     self.statistics.inline(&submission, read, took);
                     let told = |notice: &mut Notice, news| tell.tell(notice, news);
-                    table.submit_done(submission, Outcome::read(read), notice, group, told)
+                    table.submit_done(submission, Outcome::read(read), notice, group, told);
                 }
                 Stage::Fly(flight) => {
                     self.statistics.queued(flight.owner.request());
-                    let (id, garbage) = table.submit_running(submission, notice, group);
+                    let id = table.submit_running(submission, notice, group);
                     inner.flights += 1;
                     taken.runway.push(flight, id);
-                    garbage
                 }
-            };
+            }
             inner.accepted = true;
             taken.accepted = true;
-            if taken.garbage.capacity() > 0 || taken.runway.is_full() {
-                return;
-            }
-            *current = next();
+            taken.count += 1;
         }
+        Stopped::Lock
     }
 }
 
-/// Refuses `current` and all that `next` gives.
+/// Refuses all of `items`.
 fn refuse_all(
-    mut current: Option<Prepared>,
-    next: &mut dyn FnMut() -> Option<Prepared>,
+    items: &mut [Option<Prepared>],
     refuse: &mut dyn FnMut(UserAiocb, Errno),
     error: Errno,
 ) {
-    while let Some(prepared) = current.take() {
+    for prepared in items.iter_mut().filter_map(Option::take) {
         let user = prepared.user;
         drop(prepared);
         refuse(user, error);
-        current = next();
     }
 }
 

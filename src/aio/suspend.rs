@@ -5,9 +5,8 @@
 //! completion of the process; and a limit of zero does not sleep.
 
 use alloc::sync::Arc;
-use core::ops::Deref;
 
-use super::engine::{Engine, Served, Who};
+use super::engine::{Engine, Served};
 use super::process::Process;
 use super::reap::Patience;
 use super::trace::Parked;
@@ -19,19 +18,6 @@ impl Engine {
     /// The longest list a call may name.
     pub fn list_max(&self) -> usize {
         self.config.queue_per_process_max()
-    }
-
-    /// The process's state; `None` when its calls go to the built-in.
-    pub fn ours<'a>(&'a self, td: Curthread<'a>) -> Option<impl Deref<Target = Arc<Process>> + 'a> {
-        match self.who(td) {
-            Who::Ours(process) => Some(process),
-            _ => None,
-        }
-    }
-
-    /// Whether the process belongs to the built-in already.
-    pub fn is_builtin(&self, td: Curthread) -> bool {
-        matches!(self.who(td), Who::Builtin)
     }
 
     /// Sleeps until one of `addresses` has finished, the deadline or a signal. Returns at once when

@@ -11,7 +11,7 @@ use core::ffi::{c_int, c_void};
 use sys_bindings as sys;
 use sys_bindings::gate::{PASS, SLOTS, Slot, SyscallFn};
 
-use crate::aio::{Engine, Mode, Operation, Patience, Served};
+use crate::aio::{Engine, Mode, Operation, Patience, Served, Who};
 use crate::kern::proc::Curthread;
 use crate::kern::sleep::{Deadline, Span};
 use crate::kern::user::{Abi, UserAiocb, UserPtr};
@@ -125,7 +125,7 @@ handler!(aio_return(engine, td, abi, uap: sys::aio_return_args) {
 });
 
 handler!(aio_suspend(engine, td, abi, uap: sys::aio_suspend_args) {
-    let Some(process) = engine.ours(td) else { return Ok(Served::Pass) };
+    let Who::Ours(process) = engine.who(td) else { return Ok(Served::Pass) };
     let count = list_length(engine, uap.nent)?;
     let limit = time_limit(abi, pointer(uap.timeout))?;
     let mut few = [0; 8];
@@ -141,14 +141,15 @@ handler!(aio_suspend(engine, td, abi, uap: sys::aio_suspend_args) {
 });
 
 handler!(aio_waitcomplete(engine, td, abi, uap: sys::aio_waitcomplete_args) {
-    if engine.is_builtin(td) {
+    let who = engine.who(td);
+    if matches!(who, Who::Builtin) {
         return Ok(Served::Pass);
     }
     let limit = time_limit(abi, pointer(uap.timeout))?;
     let which = pointer(uap.aiocbp);
     // The built-in ignores a fault here too; the result's own store tells.
     let _ = abi.store_pointer(which, 0);
-    engine.wait_complete(td, abi, which, patience(limit)?)
+    engine.wait_complete(td, who, abi, which, patience(limit)?)
 });
 
 handler!(aio_cancel(engine, td, abi, uap: sys::aio_cancel_args) {
@@ -157,7 +158,7 @@ handler!(aio_cancel(engine, td, abi, uap: sys::aio_cancel_args) {
 });
 
 handler!(lio_listio(engine, td, abi, uap: sys::lio_listio_args) {
-    if engine.is_builtin(td) {
+    if matches!(engine.who(td), Who::Builtin) {
         return Ok(Served::Pass);
     }
     let mode = match uap.mode.cast_unsigned() {

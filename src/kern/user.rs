@@ -6,7 +6,6 @@
 //! All of these may sleep (the page may have to be read in) and act on the address space of the
 //! current process. None may be called with a mutex held.
 
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -77,6 +76,18 @@ impl UserPtr {
         Errno::check(code)
     }
 
+    /// Reads `count` values. EFAULT when they are not all readable.
+    fn copyin_vec<T: Plain>(self, count: usize) -> Result<Vec<T>, Errno> {
+        let mut values = Vec::<T>::with_capacity(count);
+        let room = values.spare_capacity_mut().as_mut_ptr().cast();
+        // SAFETY: copyin checks the user's side; the kernel's has room for so many.
+        let code = unsafe { sys::copyin(self.as_ptr(), room, count * size_of::<T>()) };
+        Errno::check(code)?;
+        // SAFETY: copyin filled them, and every pattern is a value.
+        unsafe { values.set_len(count) };
+        Ok(values)
+    }
+
     /// Reads one word as fuword(9) does: -1 also for a fault.
     pub fn fuword(self) -> i64 {
         // SAFETY: fuword checks the address.
@@ -141,9 +152,11 @@ impl Abi {
     /// # Errors
     /// EFAULT.
     pub fn copyin_pointers(self, from: UserPtr, count: usize) -> Result<Vec<u64>, Errno> {
-        let mut pointers = vec![0u64; count];
-        self.copyin_pointers_to(from, &mut pointers)?;
-        Ok(pointers)
+        if !self.is_32_bit() {
+            return from.copyin_vec(count);
+        }
+        let narrow: Vec<u32> = from.copyin_vec(count)?;
+        Ok(narrow.into_iter().map(u64::from).collect())
     }
 
     /// Reads as many pointers as there is room for in `pointers`.
@@ -154,8 +167,7 @@ impl Abi {
         if !self.is_32_bit() {
             return from.copyin_slice(pointers);
         }
-        let mut narrow = vec![0u32; pointers.len()];
-        from.copyin_slice(&mut narrow)?;
+        let narrow: Vec<u32> = from.copyin_vec(pointers.len())?;
         for (wide, narrow) in pointers.iter_mut().zip(narrow) {
             *wide = u64::from(narrow);
         }

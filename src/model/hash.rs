@@ -23,7 +23,8 @@ const STEP: usize = 2;
 /// The table; entries live in a slab that is passed to every operation.
 #[derive(Default)]
 pub struct Hash {
-    /// While doubling: the smaller table, whose buckets below `moved` are empty.
+    /// The table before the last doubling, whose buckets below `moved` are empty. Kept until the
+    /// next one, as nothing may be freed under the owner's lock.
     old: Vec<Id>,
     moved: usize,
     /// A power of two of buckets, or none before the first growth.
@@ -42,7 +43,7 @@ impl Hash {
     pub fn lacks(&self) -> Option<usize> {
         if self.buckets.is_empty() {
             Some(32)
-        } else if self.old.is_empty() && self.len >= self.buckets.len() {
+        } else if self.moved == self.old.len() && self.len >= self.buckets.len() {
             Some(self.buckets.len() * 2)
         } else {
             None
@@ -63,12 +64,12 @@ impl Hash {
             return buckets;
         }
         self.moved = 0;
-        self.old = core::mem::replace(&mut self.buckets, buckets);
-        Vec::new()
+        let old = core::mem::replace(&mut self.buckets, buckets);
+        core::mem::replace(&mut self.old, old)
     }
 
     fn head(&mut self, key: u64) -> &mut Id {
-        if !self.old.is_empty() {
+        if self.moved < self.old.len() {
             let index = bucket_of(key, self.old.len());
             if index >= self.moved {
                 return &mut self.old[index];
@@ -79,29 +80,29 @@ impl Hash {
     }
 
     fn append<T: Hashed>(&mut self, slab: &mut Slab<T>, id: Id) {
-        *slab[id].chain() = NONE;
-        let head = self.head(slab[id].key());
+        let entry = &mut slab[id];
+        *entry.chain() = NONE;
+        let head = self.head(entry.key());
         if *head == NONE {
             *head = id;
             return;
         }
         let mut last = *head;
         loop {
-            let next = *slab[last].chain();
-            if next == NONE {
+            let chain = slab[last].chain();
+            if *chain == NONE {
+                *chain = id;
                 break;
             }
-            last = next;
+            last = *chain;
         }
-        *slab[last].chain() = id;
     }
 
-    /// Moves a few buckets of a table that is doubling. Returns the old table once it is empty, to
-    /// be dropped where freeing is allowed.
-    fn advance<T: Hashed>(&mut self, slab: &mut Slab<T>) -> Vec<Id> {
+    /// Moves a few buckets of a table that is doubling.
+    fn advance<T: Hashed>(&mut self, slab: &mut Slab<T>) {
         for _ in 0..STEP {
-            if self.moved >= self.old.len() {
-                break;
+            if self.moved == self.old.len() {
+                return;
             }
             let mut id = core::mem::replace(&mut self.old[self.moved], NONE);
             self.moved += 1;
@@ -111,35 +112,33 @@ impl Hash {
                 id = next;
             }
         }
-        if self.moved >= self.old.len() { core::mem::take(&mut self.old) } else { Vec::new() }
     }
 
     /// Adds `id`; [`Hash::lacks`] must have been satisfied once before the first call.
-    #[must_use = "the returned memory is to be dropped where freeing is allowed"]
-    pub fn insert<T: Hashed>(&mut self, slab: &mut Slab<T>, id: Id) -> Vec<Id> {
+    pub fn insert<T: Hashed>(&mut self, slab: &mut Slab<T>, id: Id) {
         self.append(slab, id);
         self.len += 1;
-        self.advance(slab)
+        self.advance(slab);
     }
 
     /// Takes `id` out.
     pub fn remove<T: Hashed>(&mut self, slab: &mut Slab<T>, id: Id) {
-        let key = slab[id].key();
-        let after = *slab[id].chain();
+        let entry = &mut slab[id];
+        let (key, after) = (entry.key(), *entry.chain());
         let head = self.head(key);
         if *head == id {
             *head = after;
         } else {
             let mut at = *head;
             loop {
-                assert!(at != NONE, "entry {id} is not in its chain");
-                let next = *slab[at].chain();
-                if next == id {
+                assert!(at != NONE, "an entry is not in its chain");
+                let chain = slab[at].chain();
+                if *chain == id {
+                    *chain = after;
                     break;
                 }
-                at = next;
+                at = *chain;
             }
-            *slab[at].chain() = after;
         }
         self.len -= 1;
     }
@@ -169,8 +168,8 @@ impl Hash {
 impl Hash {
     /// Returns the next younger entry of the same key.
     pub fn find_after<T: Hashed>(&self, slab: &mut Slab<T>, id: Id) -> Option<Id> {
-        let key = slab[id].key();
-        let mut next = *slab[id].chain();
+        let entry = &mut slab[id];
+        let (key, mut next) = (entry.key(), *entry.chain());
         while next != NONE && slab[next].key() != key {
             next = *slab[next].chain();
         }
@@ -205,10 +204,10 @@ mod tests {
                 slab.grow(&mut Growth::new(lack));
             }
             if let Some(buckets) = hash.lacks() {
-                hash.grow(Hash::allocate(buckets));
+                drop(hash.grow(Hash::allocate(buckets)));
             }
             let id = slab.insert(Item(key, serial, NONE)).ok().unwrap();
-            drop(hash.insert(&mut slab, id));
+            hash.insert(&mut slab, id);
             ids.push((key, serial, id));
             if serial % 97 == 0 {
                 for &(key, serial, id) in &ids {

@@ -89,13 +89,13 @@ impl List {
     pub fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
         let Links { next, prev } = core::mem::replace(slab[id].links(), Links::UNLINKED);
         if prev == NONE {
-            assert!(self.head == id, "entry {id} is not in this list");
+            assert!(self.head == id, "an entry is not in this list");
             self.head = next;
         } else {
             slab[prev].links().next = next;
         }
         if next == NONE {
-            assert!(self.tail == id, "entry {id} is not in this list");
+            assert!(self.tail == id, "an entry is not in this list");
             self.tail = prev;
         } else {
             slab[next].links().prev = prev;

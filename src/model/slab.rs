@@ -13,34 +13,31 @@ pub type Id = u32;
 /// No entry.
 pub const NONE: Id = Id::MAX;
 
-/// How many entries each of the first chunks has, and every later one: a slab of few entries is
-/// small, and none is grown by much at once.
-const CHUNKS: [usize; 3] = [4, 12, 32];
+/// The most entries of a chunk, a power of two: an entry's number is its chunk's index times this,
+/// and its place there.
+const CHUNK: usize = 32;
+
+/// How many entries each of the first chunks has; every later one has [`CHUNK`]: a slab of few
+/// entries is small, and none is grown by much at once.
+const FIRST: [usize; 2] = [4, 12];
 
 /// The length of the chunk of this index.
 const fn chunk_len(chunk: usize) -> usize {
-    CHUNKS[if chunk < CHUNKS.len() { chunk } else { CHUNKS.len() - 1 }]
+    if chunk < FIRST.len() { FIRST[chunk] } else { CHUNK }
 }
 
 /// The number of entries of so many chunks.
 const fn entries(chunks: usize) -> usize {
     match chunks {
         0 => 0,
-        1 => CHUNKS[0],
-        _ => CHUNKS[0] + CHUNKS[1] + (chunks - 2) * CHUNKS[2],
+        1 => FIRST[0],
+        _ => FIRST[0] + FIRST[1] + (chunks - 2) * CHUNK,
     }
 }
 
 /// The chunk of an entry, and its place there.
 const fn place(id: Id) -> (usize, usize) {
-    let id = id as usize;
-    if id < entries(1) {
-        (0, id)
-    } else if id < entries(2) {
-        (1, id - entries(1))
-    } else {
-        (2 + (id - entries(2)) / CHUNKS[2], (id - entries(2)) % CHUNKS[2])
-    }
+    (id as usize / CHUNK, id as usize % CHUNK)
 }
 
 enum Entry<T> {
@@ -135,7 +132,7 @@ impl<T> Slab<T> {
             let Some(mut chunk) = growth.chunks.pop_if(|chunk| chunk.len() == wanted) else {
                 break;
             };
-            let base = entries(self.chunks.len());
+            let base = self.chunks.len() * CHUNK;
             for (offset, entry) in chunk.iter_mut().enumerate().rev() {
                 *entry = Entry::Free(self.free);
                 self.free = Id::try_from(base + offset).expect("fewer entries than ids");
@@ -145,15 +142,15 @@ impl<T> Slab<T> {
     }
 
     #[inline]
-    fn entry(&self, id: Id) -> &Entry<T> {
+    fn entry(&self, id: Id) -> Option<&Entry<T>> {
         let (chunk, offset) = place(id);
-        &self.chunks[chunk][offset]
+        self.chunks.get(chunk)?.get(offset)
     }
 
     #[inline]
-    fn entry_mut(&mut self, id: Id) -> &mut Entry<T> {
+    fn entry_mut(&mut self, id: Id) -> Option<&mut Entry<T>> {
         let (chunk, offset) = place(id);
-        &mut self.chunks[chunk][offset]
+        self.chunks.get_mut(chunk)?.get_mut(offset)
     }
 
     /// Stores `value`; gives it back when [`Slab::lacks`] says that there is no room.
@@ -162,50 +159,50 @@ impl<T> Slab<T> {
         if id == NONE {
             return Err(value);
         }
-        let Entry::Free(next) = *self.entry(id) else { panic!("entry {id} is free and used") };
-        self.free = next;
-        self.len += 1;
-        *self.entry_mut(id) = Entry::Used(value);
-        Ok(id)
+        Ok(self.put(value))
     }
 
     /// Stores `value`, for which [`Slab::lacks`] said that there is room.
     #[inline]
     pub fn put(&mut self, value: T) -> Id {
         let id = self.free;
-        assert!(id != NONE, "an entry without room");
-        let entry = self.entry_mut(id);
+        let Some(entry) = self.entry_mut(id) else { misused(id, "is put where no room is") };
+        let Entry::Free(next) = *entry else { misused(id, "is free and used") };
         // A free entry owns nothing.
-        let Entry::Free(next) = *entry else { panic!("entry {id} is free and used") };
         core::mem::forget(core::mem::replace(entry, Entry::Used(value)));
         self.free = next;
         self.len += 1;
         id
     }
 
-    /// Drops an entry.
-    pub fn discard(&mut self, id: Id) {
+    /// Drops an entry, once `take` has got out of it what is wanted: for entries too large to be
+    /// moved.
+    #[inline]
+    pub fn discard<R>(&mut self, id: Id, take: impl FnOnce(&mut T) -> R) -> R {
         let free = self.free;
-        let entry = self.entry_mut(id);
-        assert!(matches!(entry, Entry::Used(_)), "entry {id} removed twice");
+        let Some(entry) = self.entry_mut(id) else { misused(id, UNUSED) };
+        let Entry::Used(value) = entry else { misused(id, UNUSED) };
+        let taken = take(value);
         *entry = Entry::Free(free);
         self.free = id;
         self.len -= 1;
+        taken
     }
 
     /// The entry of this number, if one is in use.
     pub fn get(&self, id: Id) -> Option<&T> {
         match self.entry(id) {
-            Entry::Used(value) => Some(value),
-            Entry::Free(_) => None,
+            Some(Entry::Used(value)) => Some(value),
+            _ => None,
         }
     }
 
     /// Takes an entry out.
     pub fn remove(&mut self, id: Id) -> T {
         let free = self.free;
-        let Entry::Used(value) = core::mem::replace(self.entry_mut(id), Entry::Free(free)) else {
-            panic!("entry {id} removed twice")
+        let Some(entry) = self.entry_mut(id) else { misused(id, UNUSED) };
+        let Entry::Used(value) = core::mem::replace(entry, Entry::Free(free)) else {
+            misused(id, UNUSED)
         };
         self.free = id;
         self.len -= 1;
@@ -213,22 +210,34 @@ impl<T> Slab<T> {
     }
 }
 
+const UNUSED: &str = "is not used";
+
+/// Somebody has a number that he has given up, or never had.
+// By value and out of line: the number stays in its register where all is well.
+#[cold]
+#[inline(never)]
+fn misused(id: Id, how: &str) -> ! {
+    panic!("entry {id} {how}")
+}
+
 impl<T> core::ops::Index<Id> for Slab<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, id: Id) -> &T {
         match self.entry(id) {
-            Entry::Used(value) => value,
-            Entry::Free(_) => panic!("entry {id} is not used"),
+            Some(Entry::Used(value)) => value,
+            _ => misused(id, UNUSED),
         }
     }
 }
 
 impl<T> core::ops::IndexMut<Id> for Slab<T> {
+    #[inline]
     fn index_mut(&mut self, id: Id) -> &mut T {
         match self.entry_mut(id) {
-            Entry::Used(value) => value,
-            Entry::Free(_) => panic!("entry {id} is not used"),
+            Some(Entry::Used(value)) => value,
+            _ => misused(id, UNUSED),
         }
     }
 }
@@ -266,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "removed twice")]
+    #[should_panic(expected = "is not used")]
     fn an_entry_is_removed_once() {
         let mut slab = Slab::default();
         grown(&mut slab, 1);

@@ -115,13 +115,19 @@ impl<P, N, T> Hashed for Job<P, N, T> {
 impl<P, N, T> Job<P, N, T> {
     /// Applies `event`, which the caller knows to be possible here.
     fn step(&mut self, event: Event) -> Step {
-        let state = self.state;
-        let Some(step) = state.step(event) else { panic!("{event:?} of a {state:?} request") };
+        let Some(step) = self.state.step(event) else { impossible(self.state, event) };
         if let Step::To(next) = step {
             self.state = next;
         }
         step
     }
+}
+
+// By value and out of line: nothing is kept in memory for it where all is well.
+#[cold]
+#[inline(never)]
+fn impossible(state: JobState, event: Event) -> ! {
+    panic!("{event:?} of a {state:?} request")
 }
 
 /// A list of requests that were submitted by one lio_listio(2).
@@ -391,7 +397,7 @@ impl<P, N, T> Table<P, N, T> {
         !self.waiters.is_empty()
     }
 
-    /// Whether there is room for an operation, at a glance: `false` may be wrong.
+    /// Whether there is room for an operation: [`Table::lacks`] at a glance.
     #[inline]
     pub fn has_room(&self, room: Room) -> bool {
         match room {
@@ -448,29 +454,27 @@ impl<P, N, T> Table<P, N, T> {
         }
     }
 
-    /// Accepts a request. [`Table::lacks`] said that there is room; the returned memory is to be
-    /// dropped where freeing is allowed.
+    /// Accepts a request. [`Table::lacks`] said that there is room.
     pub fn submit(
         &mut self,
         submission: Submission,
         payload: P,
         notice: Option<N>,
         group: Option<Id>,
-    ) -> Vec<Id> {
+    ) {
         let Submission { file, syncs, changes, .. } = submission;
         if changes != 0 {
             self.glance.begin_change(changes);
         }
         let blockers = if syncs { self.block(file) } else { 0 };
         let state = if blockers == 0 { JobState::Pending } else { JobState::Held };
-        let (id, garbage) = self.add(submission, state, Some(payload), notice, group);
+        let id = self.add(&submission, state, Some(payload), notice, group);
         if blockers == 0 {
             self.pending.push(&mut self.jobs, id);
         } else {
             self.jobs[id].blockers = blockers;
             self.held.push(&mut self.jobs, id);
         }
-        garbage
     }
 
     /// As [`Table::submit`], of a request that is to wait for its socket: `park` queues it there.
@@ -481,14 +485,13 @@ impl<P, N, T> Table<P, N, T> {
         notice: Option<N>,
         group: Option<Id>,
         park: impl FnOnce(Id, P) -> T,
-    ) -> Vec<Id> {
+    ) {
         let submission = Submission { changes: 0, ..submission };
-        let (id, garbage) = self.add(submission, JobState::Pending, None, notice, group);
+        let id = self.add(&submission, JobState::Pending, None, notice, group);
         self.parked.push(&mut self.jobs, id);
         let job = &mut self.jobs[id];
         job.step(Event::Park);
         job.ticket = Some(park(id, payload));
-        garbage
     }
 
     /// Accepts a request that the submitter has performed already. As [`Table::submit`] otherwise;
@@ -500,11 +503,10 @@ impl<P, N, T> Table<P, N, T> {
         notice: Option<N>,
         group: Option<Id>,
         tell: impl FnMut(&mut N, News),
-    ) -> Vec<Id> {
+    ) {
         let submission = Submission { changes: 0, ..submission };
-        let (id, garbage) = self.add(submission, JobState::Done, None, notice, group);
+        let id = self.add(&submission, JobState::Done, None, notice, group);
         self.settle(id, outcome, tell);
-        garbage
     }
 
     fn set_count(&mut self, count: usize) {
@@ -513,32 +515,31 @@ impl<P, N, T> Table<P, N, T> {
     }
 
     /// Accepts a request that no worker performs and that runs from now on; no sync. Whoever
-    /// performs it has the payload, and ends it by [`Table::finish`]. Room and memory as in
-    /// [`Table::submit`].
+    /// performs it has the payload, and ends it by [`Table::finish`]. Room as in [`Table::submit`].
     pub fn submit_running(
         &mut self,
         submission: Submission,
         notice: Option<N>,
         group: Option<Id>,
-    ) -> (Id, Vec<Id>) {
+    ) -> Id {
         assert!(!submission.syncs, "a sync runs before what it waits for");
         let submission = Submission { changes: 0, ..submission };
-        let (id, garbage) = self.add(submission, JobState::Active, None, notice, group);
+        let id = self.add(&submission, JobState::Active, None, notice, group);
         self.active.push(&mut self.jobs, id);
-        (id, garbage)
+        id
     }
 
     /// Makes an entry that is in no list. Not inline: an entry is large, and the caller's frame stays.
     #[inline(never)]
     fn add(
         &mut self,
-        submission: Submission,
+        submission: &Submission,
         state: JobState,
         payload: Option<P>,
         notice: Option<N>,
         group: Option<Id>,
-    ) -> (Id, Vec<Id>) {
-        let Submission { address, fd, file, syncs, awaited, changes } = submission;
+    ) -> Id {
+        let Submission { address, fd, file, syncs, awaited, changes } = *submission;
         self.sequence += 1;
         let job = Job {
             state,
@@ -567,9 +568,9 @@ impl<P, N, T> Table<P, N, T> {
             group.unfinished += 1;
         }
         let id = self.jobs.put(job);
-        let garbage = self.hash.insert(&mut self.jobs, id);
+        self.hash.insert(&mut self.jobs, id);
         self.set_count(self.count + 1);
-        (id, garbage)
+        id
     }
 
     /// Marks the unfinished requests of a file that a new sync waits for; returns how many there
@@ -697,8 +698,9 @@ impl<P, N, T> Table<P, N, T> {
         outcome: Outcome,
         tell: impl FnMut(&mut N, News),
     ) -> Finished<P> {
-        let state = self.jobs[id].state;
-        match self.jobs[id].step(Event::Finish) {
+        let job = &mut self.jobs[id];
+        let state = job.state;
+        match job.step(Event::Finish) {
             Step::Gone => {
                 let job = self.jobs.remove(id);
                 self.orphans -= 1;
@@ -706,12 +708,11 @@ impl<P, N, T> Table<P, N, T> {
                 Finished::Gone { payload, last: job.awaited && self.orphans_awaited == 0 }
             }
             _ => {
+                job.ticket = None;
+                job.payload = Some(payload);
                 let list =
                     if state == JobState::Parked { &mut self.parked } else { &mut self.active };
                 list.remove(&mut self.jobs, id);
-                let job = &mut self.jobs[id];
-                job.ticket = None;
-                job.payload = Some(payload);
                 self.settle(id, outcome, tell);
                 Finished::Done
             }
@@ -816,17 +817,24 @@ impl<P, N, T> Table<P, N, T> {
     fn forget(&mut self, id: Id) -> Reaped<P, N> {
         self.hash.remove(&mut self.jobs, id);
         self.set_count(self.count - 1);
-        let job = &mut self.jobs[id];
-        assert!(job.state != JobState::Active, "a request was removed while a worker has it");
-        if job.changes != 0 {
-            self.glance.end_change(job.changes);
-        }
-        let (address, outcome, group) = (job.address, job.outcome, job.group);
-        let (payload, notice) = (job.payload.take(), job.notice.take());
-        let unfinished = job.state != JobState::Done;
-        self.jobs.discard(id);
-        let group = self.leave_list(group);
-        Reaped { address, outcome, payload, notice, group, unfinished }
+        let glance = &self.glance;
+        let (list, mut reaped) = self.jobs.discard(id, |job| {
+            assert!(job.state != JobState::Active, "a request was removed while a worker has it");
+            if job.changes != 0 {
+                glance.end_change(job.changes);
+            }
+            let reaped = Reaped {
+                address: job.address,
+                outcome: job.outcome,
+                payload: job.payload.take(),
+                notice: job.notice.take(),
+                group: None,
+                unfinished: job.state != JobState::Done,
+            };
+            (job.group, reaped)
+        });
+        reaped.group = self.leave_list(list);
+        reaped
     }
 
     /// Whether a request that a thread has tried in vain may be queued at its socket again: nobody

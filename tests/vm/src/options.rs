@@ -39,7 +39,7 @@ Options
 Options of bench
   --boots N         boots of each engine that count instructions (default: 5)
   --timed N         boots of each engine against the clock (default: 1)
-  --only TEXT       rows whose name has this text in it
+  --only TEXT,...   rows whose name has one of these texts in it
   --percent N       percent of the usual number of operations (default: 100)
   --json FILE       write all figures
   --profile PLUGIN  attribute instructions to functions instead, with one boot of

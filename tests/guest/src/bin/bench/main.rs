@@ -2,7 +2,7 @@
 //! Measures what asynchronous requests cost: one row for each kind of call, file system, size and
 //! number in flight (see [`rows::ROWS`]).
 //!
-//! `bench [--ufs DIR] [--tmpfs DIR] [--cold DIR] [--disk DEVICE] [--md DEVICE] [--only TEXT]
+//! `bench [--ufs DIR] [--tmpfs DIR] [--cold DIR] [--disk DEVICE] [--md DEVICE] [--only TEXT,...]
 //! [--percent N]`: rows for what is given, with N percent of the usual number of operations. Each
 //! row runs in a process of its own, because an engine keeps a process once it has it, and prints
 //!
@@ -91,7 +91,7 @@ fn run(args: Args) -> i32 {
     for row in ROWS {
         let name = row.name();
         let there = row.place == Place::None || places[row.place as usize - 1].is_some();
-        if !there || !name.as_str().contains(only) {
+        if !there || !only.split(',').any(|text| name.as_str().contains(text)) {
             continue;
         }
         tick::mark(Mark::Row);

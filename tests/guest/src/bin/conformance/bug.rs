@@ -4,7 +4,6 @@
 //! are those of several calls, and those that the built-in still has.
 
 use crate::cases;
-use crate::check;
 use crate::harness::{Must, Op, Outcome, Test, accepted, fail, refused, same, skip};
 use crate::notify::{Queue, Signal};
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
