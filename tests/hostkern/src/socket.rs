@@ -706,6 +706,7 @@ pub fn accept(so: So) -> Result<So, Errno> {
 /// soclose: its file is gone.
 pub fn close(so: So) {
     sched::may_sleep("soclose");
+    socket_tasks::closes(so);
     let keep = socket_net::close(so);
     let waiting = with(so, |inner| {
         inner.closed = true;

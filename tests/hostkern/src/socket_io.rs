@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::errno::*;
 use crate::socket::{self, CLUSTER, Family, Kind, LONGEST_DATAGRAM, MBUF, So, Which, with};
-use crate::{file, sched, socket_net, sys};
+use crate::{file, sched, socket_net, socket_tasks, sys};
 
 /// Bytes that are copied at once: what a cluster has, or now and then less.
 fn piece() -> usize {
@@ -89,6 +89,7 @@ pub fn receive(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errn
         _ => receive_message(so, uio, nonblocking),
     };
     socket::io_unlock(so, Which::Receive);
+    socket_tasks::neighbour(so);
     result
 }
 
@@ -220,6 +221,7 @@ pub fn send(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> 
             socket::io_lock(so, Which::Send, true)?;
             let result = send_generic(so, uio, nonblocking);
             socket::io_unlock(so, Which::Send);
+            socket_tasks::neighbour(so);
             result
         }
     }

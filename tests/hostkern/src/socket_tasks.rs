@@ -5,7 +5,7 @@
 //! A buffer's task is queued at most once, and not while SB_AIO_RUNNING is set, so it is never
 //! queued while it runs. A worker reads the task's function without the buffer's lock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{c_int, c_void};
 
 use crate::socket::{self, So, Which};
@@ -20,6 +20,8 @@ struct Tasks {
     starting: usize,
     procs: i32,
     stopping: bool,
+    /// Requests of the built-in's. Anything else in a buffer's queue is none.
+    requests: BTreeSet<usize>,
 }
 
 static TASKS: Held<Tasks> = Held::new(Tasks {
@@ -29,6 +31,7 @@ static TASKS: Held<Tasks> = Held::new(Tasks {
     starting: 0,
     procs: 0,
     stopping: false,
+    requests: BTreeSet::new(),
 });
 
 /// Where idle workers wait: odd, as all channels of ours.
@@ -200,15 +203,121 @@ fn run(task: *mut sys::task, pending: c_int) {
     imports::assert_may_fault("a task");
 }
 
-/// soaio_rcv and soaio_snd: the built-in's function of a task.
+/// The first request of the built-in's that waits for a half.
+fn first_job(so: So, which: Which) -> *mut sys::kaiocb {
+    socket::buf(so, which).sb_aiojobq.tqh_first
+}
+
+/// Takes a request off its half, which is locked, and forgets it.
+fn remove_job(so: So, which: Which, job: *mut sys::kaiocb) {
+    if !TASKS.with(|tasks| tasks.requests.remove(&(job as usize))) {
+        report::panic("the kernel takes what is no request for one of the built-in's");
+    }
+    // SAFETY: a job on the list, whose neighbours are too.
+    unsafe {
+        let (next, previous) = ((*job).list.tqe_next, (*job).list.tqe_prev);
+        if next.is_null() {
+            socket::buf(so, which).sb_aiojobq.tqh_last = previous;
+        } else {
+            (*next).list.tqe_prev = previous;
+        }
+        *previous = next;
+    }
+    mem::free_object(job);
+}
+
+/// soaio_rcv and soaio_snd: the built-in's function of a task, which ends what can.
 pub fn builtin(so: So, which: Which) {
     sched::may_sleep("soaio_rcv or soaio_snd");
     socket::lock(so, which);
     if !socket::has_flag(so, which, sys::SB_AIO_RUNNING) {
         report::panic("the kernel's function of a task runs without SB_AIO_RUNNING");
     }
-    // No request of the built-in is ever there.
+    let ready = || match which {
+        Which::Receive => socket::is_readable(so),
+        Which::Send => socket::is_writable(so),
+    };
+    while !first_job(so, which).is_null() && ready() {
+        remove_job(so, which, first_job(so, which));
+        socket::unlock(so, which);
+        sched::point();
+        socket::lock(so, which);
+    }
+    if !first_job(so, which).is_null() {
+        socket::set_flag(so, which, sys::SB_AIO);
+    }
     socket::clear_flag(so, which, sys::SB_AIO_RUNNING);
     socket::unlock(so, which);
     socket::release(so);
+}
+
+/// Now and then, where odd things may happen, a process that is the built-in's has a request of no
+/// bytes on one half of a connection, or cancels one.
+pub fn neighbour(so: So) {
+    if !sched::is_odd() || sched::random(32) != 0 {
+        return;
+    }
+    let which = if sched::random(2) == 0 { Which::Receive } else { Which::Send };
+    let cancels = sched::random(2) == 0;
+    socket::lock(so, which);
+    let connected = !socket::is_listening(so) && socket::state(so) & sys::SS_ISCONNECTED != 0;
+    if cancels && connected {
+        cancel_jobs(so, which);
+    } else if connected && !socket::with(so, |inner| inner.closed) {
+        queue_job(so, which);
+    }
+    socket::unlock(so, which);
+}
+
+/// soo_aio_queue. The half is locked.
+fn queue_job(so: So, which: Which) {
+    let job: *mut sys::kaiocb = mem::new_object();
+    TASKS.with(|tasks| tasks.requests.insert(job as usize));
+    let queue = &mut socket::buf(so, which).sb_aiojobq;
+    // SAFETY: just made; the list's last link is where it belongs.
+    unsafe {
+        (*job).list.tqe_prev = queue.tqh_last;
+        *queue.tqh_last = job;
+        queue.tqh_last = &raw mut (*job).list.tqe_next;
+    }
+    if socket::has_flag(so, which, sys::SB_AIO_RUNNING) {
+        return;
+    }
+    let ready = match which {
+        Which::Receive => socket::is_readable(so),
+        Which::Send => socket::is_writable(so),
+    };
+    if ready {
+        wakeup(so, which);
+    } else {
+        socket::set_flag(so, which, sys::SB_AIO);
+    }
+}
+
+/// Cancels all requests of the built-in's on a half, which is locked.
+fn cancel_jobs(so: So, which: Which) {
+    let mut job = first_job(so, which);
+    while !job.is_null() {
+        // SAFETY: on the list, which is locked.
+        let next = unsafe { (*job).list.tqe_next };
+        if TASKS.with(|tasks| tasks.requests.contains(&(job as usize))) {
+            remove_job(so, which, job);
+            // As the kernel does it, whoever else may wait.
+            if first_job(so, which).is_null() {
+                socket::clear_flag(so, which, sys::SB_AIO);
+            }
+        }
+        job = next;
+    }
+}
+
+/// The last file is going, and with it the built-in's requests.
+pub fn closes(so: So) {
+    for which in [Which::Receive, Which::Send] {
+        socket::lock(so, which);
+        if !socket::is_listening(so) {
+            cancel_jobs(so, which);
+        }
+        socket::unlock(so, which);
+    }
 }

@@ -501,9 +501,8 @@ impl Work {
                 1
             }
             End::Exec => {
-                let failed = sys::own_path().and_then(|own| {
-                    sys::exec_words([own.as_cstr(), c"--after-exec"].into_iter())
-                });
+                let failed = sys::own_path()
+                    .and_then(|own| sys::exec_words([own.as_cstr(), c"--after-exec"].into_iter()));
                 bad(format_args!("exec: {failed:?}"));
                 1
             }
