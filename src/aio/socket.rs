@@ -284,7 +284,7 @@ pub fn park(
         let ticket = queue.push(Parked::new(process, id, request));
         Spot { lane: lane.clone(), ticket }
     });
-    queue.buf().poke();
+    queue.poke();
     Ok(())
 }
 
@@ -294,10 +294,15 @@ pub fn withdraw(spot: &Spot) -> Option<(Box<Request>, Outcome)> {
     let mut queue = spot.lane.lock();
     let (parked, oldest) = queue.take(spot.ticket)?;
     if queue.is_empty() {
+        queue.nothing_waits();
+    }
+    if queue.buf().is_listening() {
+        // Requests of the built-in went, and SB_AIO with them, while the kernel's function ran.
+    } else if queue.is_empty() {
         queue.buf().give_back();
     } else if oldest {
         // What kept the oldest waiting need not keep the next.
-        queue.buf().poke();
+        queue.poke();
     }
     drop(queue);
     let Parked { request, .. } = ManuallyDrop::into_inner(parked);
@@ -381,19 +386,36 @@ impl Engine {
                 }
             }
             if (tried_in_vain && queue.buf().is_armed()) || !queue.buf().is_ready() {
-                if task.end_waiting(queue.into_buf()) {
-                    let mut queue = lane.lock();
-                    if !queue.is_empty() && !queue.buf().is_listening() {
-                        queue.buf().poke();
-                    }
+                if task.end_waiting(queue) {
+                    self.look_again(key, lane);
                 }
                 return Ended::Here;
             }
             let Some(parked) = queue.pop() else { continue };
             let more = !queue.is_empty();
+            if !more {
+                queue.nothing_waits();
+            }
             queue.buf().arm();
             drop(queue);
             tried_in_vain = self.run_parked(worker, &lane, parked, more);
+        }
+    }
+
+    /// Looks whether something waits in a lane, or in what has taken its place, after the kernel's
+    /// function ran: events went to that, and a request that came knew the task to run.
+    fn look_again(&self, key: u64, mut lane: Arc<Queue>) {
+        loop {
+            let mut queue = lane.lock();
+            match self.lanes.find(key) {
+                Some(newer) if !Arc::ptr_eq(&newer, &lane) => {
+                    drop(queue);
+                    lane = newer;
+                }
+                _ if queue.buf().is_listening() => return,
+                _ if queue.is_empty() => return queue.buf().give_back(),
+                _ => return queue.poke(),
+            }
         }
     }
 

@@ -18,7 +18,10 @@
 //! event can fall between a look at the queue and a look at the flags.
 //!
 //! Requests of processes of the built-in may wait for the same socket (`sb_aiojobq`). Our task then
-//! ends by the kernel's function, which serves them.
+//! ends by the kernel's function, which serves them. When the last of them is cancelled, the kernel
+//! clears SB_AIO, whoever else waits. So while ours wait and the task does not run, a mark of ours is
+//! in that queue, which therefore is not empty. The kernel looks at what is in it only in its own
+//! function; before that is called, the mark is taken out.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
@@ -172,15 +175,36 @@ pub struct Side<T> {
     socket: Socket,
     direction: Direction,
     data: UnsafeCell<T>,
+    mark: UnsafeCell<Mark>,
 }
 
-// SAFETY: the data is reached under the buffer's lock only, by one thread at a time.
+/// A member of the kernel's queue that is no request: only its links are ever looked at.
+struct Mark {
+    link: Link,
+    queued: bool,
+}
+
+/// A kaiocb's links, with which it begins.
+#[repr(C)]
+struct Link {
+    next: *mut sys::kaiocb,
+    previous: *mut *mut sys::kaiocb,
+}
+
+const _: () = assert!(core::mem::offset_of!(sys::kaiocb, list) == 0);
+
+// SAFETY: data and mark are reached under the buffer's lock only, by one thread at a time; the
+// mark's pointers are to what that lock protects.
 unsafe impl<T: Send> Sync for Side<T> {}
+// SAFETY: as above; a side that nobody else has is not in the kernel's queue.
+unsafe impl<T: Send> Send for Side<T> {}
 
 impl<T> Side<T> {
     /// Joins data to a direction.
     pub fn new(socket: Socket, direction: Direction, data: T) -> Side<T> {
-        Side { socket, direction, data: UnsafeCell::new(data) }
+        let link = Link { next: null_mut(), previous: null_mut() };
+        let mark = UnsafeCell::new(Mark { link, queued: false });
+        Side { socket, direction, data: UnsafeCell::new(data), mark }
     }
 
     /// The socket.
@@ -197,7 +221,13 @@ impl<T> Side<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         // SAFETY: the reference outlives the guard.
         let buf = unsafe { Buf::lock(self.socket.0, self.direction) };
-        Guard { buf, data: &self.data }
+        Guard { buf, side: self }
+    }
+}
+
+impl<T> Drop for Side<T> {
+    fn drop(&mut self) {
+        assert!(!self.mark.get_mut().queued, "what waits for a socket is dropped with its mark");
     }
 }
 
@@ -205,7 +235,7 @@ impl<T> Side<T> {
 #[must_use]
 pub struct Guard<'a, T> {
     buf: Buf<'a>,
-    data: &'a UnsafeCell<T>,
+    side: &'a Side<T>,
 }
 
 impl<'a, T> Guard<'a, T> {
@@ -218,6 +248,68 @@ impl<'a, T> Guard<'a, T> {
     pub fn into_buf(self) -> Buf<'a> {
         self.buf
     }
+
+    fn mark(&mut self) -> &mut Mark {
+        // SAFETY: this thread holds the lock.
+        unsafe { &mut *self.side.mark.get() }
+    }
+
+    /// Sees to it that what waits is looked at: now, if there may be progress, or at the next event.
+    #[inline(never)]
+    pub fn poke(&mut self) {
+        if self.buf.is_ready() {
+            self.buf.start();
+        } else {
+            self.buf.set(sys::SB_AIO);
+        }
+        // A task that runs does this in its end.
+        if !self.buf.has(sys::SB_AIO_RUNNING) {
+            self.put_mark();
+        }
+    }
+
+    /// Says that nothing waits any more, or not now: what is tried does not wait.
+    pub fn nothing_waits(&mut self) {
+        if !self.mark().queued {
+            return;
+        }
+        // SAFETY: under the buffer's lock; the mark is in its queue, so its links are of members.
+        unsafe {
+            let queue = &raw mut (*self.buf.raw()).sb_aiojobq;
+            let Link { next, previous } = self.mark().link;
+            if next.is_null() {
+                (*queue).tqh_last = previous;
+            } else {
+                (*next).list.tqe_prev = previous;
+            }
+            *previous = next;
+        }
+        self.mark().queued = false;
+    }
+
+    /// Keeps the built-in from taking SB_AIO away from what waits.
+    #[inline(never)]
+    fn put_mark(&mut self) {
+        if self.mark().queued {
+            return;
+        }
+        let link = &raw mut self.mark().link;
+        // SAFETY: under the buffer's lock; the mark stays where it is until it is taken out, which
+        // is before what waits is gone.
+        unsafe {
+            let queue = &raw mut (*self.buf.raw()).sb_aiojobq;
+            let first = (*queue).tqh_first;
+            (*link).next = first;
+            (*link).previous = &raw mut (*queue).tqh_first;
+            if first.is_null() {
+                (*queue).tqh_last = &raw mut (*link).next;
+            } else {
+                (*first).list.tqe_prev = &raw mut (*link).next;
+            }
+            (*queue).tqh_first = link.cast();
+        }
+        self.mark().queued = true;
+    }
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -225,14 +317,14 @@ impl<T> Deref for Guard<'_, T> {
 
     fn deref(&self) -> &T {
         // SAFETY: this thread holds the lock.
-        unsafe { &*self.data.get() }
+        unsafe { &*self.side.data.get() }
     }
 }
 
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: this thread holds the lock.
-        unsafe { &mut *self.data.get() }
+        unsafe { &mut *self.side.data.get() }
     }
 }
 
@@ -294,7 +386,7 @@ impl Buf<'_> {
         }
     }
 
-    /// Whether a request of the built-in waits.
+    /// Whether a request of the built-in waits; no mark of ours does.
     fn has_builtins(&self) -> bool {
         // SAFETY: under the buffer's lock.
         unsafe { !(*self.raw()).sb_aiojobq.tqh_first.is_null() }
@@ -336,14 +428,10 @@ impl Buf<'_> {
         unsafe { (*self.raw()).sb_aiotask.ta_func = Some(self.direction.kernels()) };
     }
 
-    /// Sees to it that what waits is looked at: now, if there may be progress, or at the next event.
-    pub fn poke(&mut self) {
-        if self.is_ready() {
-            // SAFETY: under the buffer's lock. It takes the reference the task needs.
-            unsafe { sys::sowakeup_aio(self.so.as_ptr(), self.direction.which() as sys::sb_which) };
-        } else {
-            self.set(sys::SB_AIO);
-        }
+    /// Starts the task, unless it runs.
+    fn start(&mut self) {
+        // SAFETY: under the buffer's lock. It takes the reference the task needs.
+        unsafe { sys::sowakeup_aio(self.so.as_ptr(), self.direction.which() as sys::sb_which) };
     }
 
     /// Has the next event noticed: [`Buf::is_armed`] says whether none has come since.
@@ -436,16 +524,18 @@ impl Task {
 
     /// Ends it, with something of ours left to wait for the next event. True: requests of the
     /// built-in were served meanwhile, so that an event may have been missed. May sleep.
-    pub fn end_waiting(self, mut buf: Buf<'_>) -> bool {
-        assert!(buf.so == self.so.0, "another socket's buffer");
-        buf.set(sys::SB_AIO);
-        if !buf.has_builtins() {
-            buf.clear(sys::SB_AIO_RUNNING);
-            drop(buf);
+    pub fn end_waiting<T>(self, mut side: Guard<'_, T>) -> bool {
+        assert!(side.buf.so == self.so.0, "another socket's buffer");
+        side.nothing_waits();
+        side.buf.set(sys::SB_AIO);
+        if !side.buf.has_builtins() {
+            side.put_mark();
+            side.buf.clear(sys::SB_AIO_RUNNING);
+            drop(side);
             self.release();
             return false;
         }
-        drop(buf);
+        drop(side);
         let function = self.direction.kernels();
         // SAFETY: the task runs as this call; the function ends it and drops its reference.
         unsafe { function(self.so.0.as_ptr().cast(), 1) };

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Open files: regular files and directories of the host, pipes, sockets in pairs, and devices that
-//! only open; struct file, fileops and struct vnode as the modules see them.
+//! Open files: regular files and directories of the host, pipes, and devices that only open; struct file, fileops and struct vnode as the modules see them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CString, c_int};
@@ -10,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::errno::*;
+use crate::socket::So;
 use crate::state::Held;
-use crate::{imports, kqueue, limit, mem, report, sched, signal, sys, vm};
+use crate::{imports, kqueue, limit, mem, report, sched, signal, socket, socket_io, sys, vm};
 
 /// Open flags of FreeBSD that are looked at here.
 pub const O_ACCMODE: i32 = 3;
@@ -48,10 +48,7 @@ enum Body {
         pipe: u64,
         writes: bool,
     },
-    Socket {
-        from: u64,
-        to: u64,
-    },
+    Socket(So),
     /// A named pipe: as a pipe while somebody has it open.
     Fifo {
         pipe: u64,
@@ -314,14 +311,13 @@ pub fn pipe() -> (*mut sys::file, *mut sys::file) {
     (end(false), end(true))
 }
 
-/// socketpair(2) of stream sockets.
-pub fn socketpair() -> (*mut sys::file, *mut sys::file) {
-    let (one, two) = (new_pipe(), new_pipe());
+/// A file of a socket; takes over the reference.
+pub fn of_socket(so: So) -> *mut sys::file {
     let ops = tables(|tables| tables.socket);
-    let end = |from, to| {
-        make(mode(2), sys::DTYPE_SOCKET, ops, std::ptr::null_mut(), Body::Socket { from, to })
-    };
-    (end(one, two), end(two, one))
+    let fp = make(mode(2), sys::DTYPE_SOCKET, ops, std::ptr::null_mut(), Body::Socket(so));
+    // SAFETY: just made.
+    unsafe { (*fp).f_data = so.cast() };
+    fp
 }
 
 pub fn kqueue() -> *mut sys::file {
@@ -395,10 +391,7 @@ pub fn close(fp: *mut sys::file) {
         }
         Body::Host { vnode, .. } => release_vnode(vnode),
         Body::PipeEnd { pipe, writes } => close_end(pipe, writes),
-        Body::Socket { from, to } => {
-            close_end(from, false);
-            close_end(to, true);
-        }
+        Body::Socket(so) => socket::close(so),
         Body::Kqueue => kqueue::close(fp),
         Body::Console | Body::Memory(_) => {}
     }
@@ -473,6 +466,7 @@ enum Way {
     Host(RawFd),
     Console,
     Pipe(u64),
+    Socket(So),
     Broken,
 }
 
@@ -493,7 +487,7 @@ pub unsafe fn transfer(
         Some(Body::Console) => Way::Console,
         Some(Body::PipeEnd { pipe, writes }) if *writes == write => Way::Pipe(*pipe),
         Some(Body::Fifo { pipe, .. }) => Way::Pipe(*pipe),
-        Some(Body::Socket { from, to }) => Way::Pipe(if write { *to } else { *from }),
+        Some(Body::Socket(so)) => Way::Socket(*so),
         Some(_) => Way::Broken,
         None => report::panic("I/O on a file that is closed"),
     });
@@ -537,6 +531,8 @@ pub unsafe fn transfer(
         }),
         Way::Pipe(pipe) if write => pipe_write(pipe, uio, flag & O_NONBLOCK != 0),
         Way::Pipe(pipe) => pipe_read(pipe, uio, flag & O_NONBLOCK != 0),
+        Way::Socket(so) if write => socket_io::send(so, uio, false),
+        Way::Socket(so) => socket_io::receive(so, uio, false),
         Way::Broken => Err(EBADF),
     };
     if own_offset {
@@ -555,7 +551,7 @@ fn charge(wrote: bool) {
 }
 
 /// Calls `action(memory, length, offset)` for runs of the uio's ranges until it uses less than it got.
-fn move_bytes(
+pub fn move_bytes(
     uio: &mut sys::uio,
     write: bool,
     action: &mut dyn FnMut(*mut u8, usize, i64) -> Result<usize, Errno>,
@@ -735,13 +731,15 @@ fn wait(pipe: u64, wmesg: &str) -> Result<(), Errno> {
 
 /// Waits until a file can be read, at most until a moment; whether it can: poll(2) of one.
 pub fn poll_in(fp: *mut sys::file, until: Option<i64>) -> Result<bool, Errno> {
+    if let Some(so) = socket::of(fp) {
+        return socket::poll_in(so, until);
+    }
+    if is_kqueue(fp) {
+        return kqueue::poll(fp, until);
+    }
     loop {
         let pipe = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
-            Some(
-                Body::PipeEnd { pipe, writes: false }
-                | Body::Socket { from: pipe, .. }
-                | Body::Fifo { pipe, .. },
-            ) => {
+            Some(Body::PipeEnd { pipe, writes: false } | Body::Fifo { pipe, .. }) => {
                 let its = files.pipes.get(pipe).expect("an end has it");
                 (its.data.is_empty() && its.writers > 0).then_some(*pipe)
             }

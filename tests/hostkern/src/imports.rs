@@ -8,8 +8,12 @@
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 
 use crate::errno::*;
+use crate::socket::Which;
 use crate::state::Held;
-use crate::{file, kqueue, limit, mem, module, proc, report, sched, signal, sys, sysctl, vm};
+use crate::{
+    file, kqueue, limit, mem, module, proc, report, sched, signal, socket, socket_io, socket_tasks,
+    sys, sysctl, vm,
+};
 
 /// A function modules may link to.
 pub struct Import {
@@ -235,27 +239,40 @@ functions! {
         isize::MAX as usize
     }
 
-    // Sockets: there are none here, so nobody comes this far.
-    "uio(9)" fn cloneuio(_uio: *mut sys::uio) -> *mut sys::uio {
-        report::panic("cloneuio: the host kernel has no sockets")
+    // Sockets.
+    "uio(9)" fn cloneuio(uio: *mut sys::uio) -> *mut sys::uio {
+        sched::may_sleep("cloneuio");
+        clone_uio(uio)
     }
-    "socket(9)" fn soreceive(_so: u64) -> c_int {
-        report::panic("soreceive: the host kernel has no sockets")
+    "socket(9)" fn soreceive(so: *mut c_void, address: *mut c_void, uio: *mut sys::uio, top: *mut c_void, control: *mut c_void, flags: *mut c_int) -> c_int {
+        if !address.is_null() || !top.is_null() || !control.is_null() {
+            report::panic("soreceive of more than data is not emulated");
+        }
+        let nonblocking = only_nonblocking("soreceive", *flags as u32);
+        code(socket_io::receive(socket::from_module(so), &mut *uio, nonblocking))
     }
-    "socket(9)" fn sosend(_so: u64) -> c_int {
-        report::panic("sosend: the host kernel has no sockets")
+    "socket(9)" fn sosend(so: *mut c_void, address: *mut c_void, uio: *mut sys::uio, top: *mut c_void, control: *mut c_void, flags: c_int, td: *mut sys::thread) -> c_int {
+        if !address.is_null() || !top.is_null() || !control.is_null() {
+            report::panic("sosend of more than data is not emulated");
+        }
+        if td != sched::curthread() {
+            report::panic("sosend for another thread");
+        }
+        let nonblocking = only_nonblocking("sosend", flags as u32);
+        code(socket_io::send(socket::from_module(so), &mut *uio, nonblocking))
     }
-    "socket(9)" fn sorele_locked(_so: u64) {
-        report::panic("sorele_locked: the host kernel has no sockets")
+    "socket(9)" fn sorele_locked(so: *mut c_void) {
+        socket::release_locked(socket::from_module(so))
     }
-    "aio(4)" fn soaio_rcv(_so: u64, _pending: c_int) {
-        report::panic("soaio_rcv: the host kernel has no sockets")
+    "soaio_rcv (sys/socketvar.h)" fn soaio_rcv(so: *mut c_void, _pending: c_int) {
+        socket_tasks::builtin(socket::from_module(so), Which::Receive)
     }
-    "aio(4)" fn soaio_snd(_so: u64, _pending: c_int) {
-        report::panic("soaio_snd: the host kernel has no sockets")
+    "soaio_snd (sys/socketvar.h)" fn soaio_snd(so: *mut c_void, _pending: c_int) {
+        socket_tasks::builtin(socket::from_module(so), Which::Send)
     }
-    "aio(4)" fn sowakeup_aio(_so: u64, _which: c_int) {
-        report::panic("sowakeup_aio: the host kernel has no sockets")
+    "sowakeup_aio (sys/socketvar.h)" fn sowakeup_aio(so: *mut c_void, which: c_int) {
+        let which = if which == 0 { Which::Receive } else { Which::Send };
+        socket_tasks::wakeup(socket::from_module(so), which)
     }
 
     // Disks: there are none here, so nobody comes this far.
@@ -861,6 +878,28 @@ fn read_vector(at: u64, count: usize) -> Result<Vec<[u64; 2]>, Errno> {
             total.checked_add(*len).filter(|&total| total <= isize::MAX as u64).ok_or(EINVAL)?;
     }
     Ok(vector)
+}
+
+/// A copy of a uio with its vector.
+fn clone_uio(uio: *mut sys::uio) -> *mut sys::uio {
+    // SAFETY: the caller's uio, with as many elements as it says.
+    unsafe {
+        let count = (*uio).uio_iovcnt as usize;
+        let copy = make_uio(&vec![[0; 2]; count]);
+        let vector = (*copy).uio_iov;
+        std::ptr::copy_nonoverlapping((*uio).uio_iov, vector, count);
+        copy.write(uio.read());
+        (*copy).uio_iov = vector;
+        copy
+    }
+}
+
+/// Looks at flags of sosend(9) and soreceive(9): MSG_NBIO, and what says that more is to come.
+fn only_nonblocking(what: &str, flags: u32) -> bool {
+    if flags & !(sys::MSG_NBIO | sys::MSG_MORETOCOME) != 0 {
+        report::panic(&format!("{what} with flags {flags:#x} is not emulated"));
+    }
+    flags & sys::MSG_NBIO != 0
 }
 
 /// A uio and its vector in one allocation of type M_IOV.

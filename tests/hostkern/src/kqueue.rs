@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{c_int, c_long, c_void};
 
 use crate::errno::*;
+use crate::socket::{self, So, Which};
 use crate::state::Held;
-use crate::{mem, module, report, sched, sys, vm};
+use crate::{file, mem, module, proc, report, sched, sys, syscalls, taskqueue, vm};
 
 /// Events of one kevent(2) that are copied at once.
 const BATCH: usize = 8;
@@ -24,6 +25,11 @@ struct Kqueue {
     queue: VecDeque<*mut sys::knote>,
     /// Threads in the middle of reporting; a second one waits.
     scanning: bool,
+    /// The descriptor table it belongs to.
+    owner: usize,
+    /// Knotes of other kqueues that look at this one, and their lock.
+    watchers: *mut sys::knlist,
+    watchers_lock: *mut sys::mtx,
 }
 
 /// A filter's functions, and how many knotes and registrations use them.
@@ -71,8 +77,23 @@ pub fn start() {
     // EVFILT_USER, as far as it needs no trigger.
     let user: *mut sys::filterops = mem::new_object();
     let lock = new_lock(c"knlist lock for lockless objects");
+    // Of what a descriptor is: which functions these are, its attach finds out.
+    let of_file = || {
+        let ops: *mut sys::filterops = mem::new_object();
+        // SAFETY: just made.
+        unsafe {
+            (*ops).f_isfd = 1;
+            (*ops).f_attach = Some(attach_file);
+            (*ops).f_detach = Some(detach_file);
+            (*ops).f_event = Some(file_event);
+        }
+        Filter { ops, users: 0 }
+    };
     KQUEUES.with(|all| {
         all.lock = lock;
+        for filter in [sys::EVFILT_READ, sys::EVFILT_WRITE] {
+            all.filters[index(filter).expect("a filter")] = of_file();
+        }
         all.filters[index(sys::EVFILT_USER).expect("a filter")] = Filter { ops: user, users: 0 };
         all.filters[index(sys::EVFILT_AIO).expect("a filter")] = filter(builtin_attach_aio);
         all.filters[index(sys::EVFILT_LIO).expect("a filter")] = filter(builtin_attach_lio);
@@ -166,8 +187,126 @@ fn release_filter(filter: c_int) {
 /// A new kqueue behind a file.
 pub fn open(fp: *mut sys::file) {
     let lock = new_lock(c"kqueue");
-    let queue = Kqueue { lock, notes: Vec::new(), queue: VecDeque::new(), scanning: false };
+    let watchers_lock = new_lock(c"knotes of a kqueue");
+    let watchers: *mut sys::knlist = mem::new_object();
+    list_init(watchers, watchers_lock);
+    let queue = Kqueue {
+        lock,
+        notes: Vec::new(),
+        queue: VecDeque::new(),
+        scanning: false,
+        owner: proc::descriptors(),
+        watchers,
+        watchers_lock,
+    };
     KQUEUES.with(|all| all.queues.insert(fp as usize, queue));
+}
+
+/// Drops the events of a descriptor that is about to be closed: knote_fdclose.
+pub fn descriptor_closed(owner: usize, fd: i32) {
+    let ours = |all: &mut Kqueues| -> Vec<usize> {
+        let its = all.queues.iter().filter(|(_, queue)| queue.owner == owner);
+        its.map(|(&id, _)| id).collect()
+    };
+    for id in KQUEUES.with(ours) {
+        if KQUEUES.with(|all| all.queues.contains_key(&id)) {
+            drop_descriptor(id, fd);
+        }
+    }
+}
+
+fn drop_descriptor(id: usize, fd: i32) {
+    loop {
+        lock(id);
+        // SAFETY: knotes live while they are in their kqueue.
+        let same = |kn: &&*mut sys::knote| unsafe {
+            (***kn).kn_kevent.ident == fd as u64 && (*(***kn).kn_fop).f_isfd != 0
+        };
+        let Some(kn) = with(id, |queue| queue.notes.iter().find(same).copied()) else { break };
+        if in_flux(kn) {
+            wait_flux(id);
+            continue;
+        }
+        enter_flux(kn);
+        unlock(id);
+        drop_note(id, kn);
+    }
+    unlock(id);
+}
+
+fn file_of(kn: *mut sys::knote) -> *mut sys::file {
+    // SAFETY: a knote of a descriptor, whose file is open as long as it is there.
+    unsafe { (*kn).kn_ptr.p_fp }
+}
+
+fn which_of(kn: *mut sys::knote) -> Which {
+    // SAFETY: knotes live while they are in their kqueue.
+    let reads = unsafe { c_int::from((*kn).kn_kevent.filter) } == sys::EVFILT_READ;
+    if reads { Which::Receive } else { Which::Send }
+}
+
+unsafe extern "C" fn attach_file(kn: *mut sys::knote) -> c_int {
+    let fp = file_of(kn);
+    if let Some(so) = socket::of(fp) {
+        list_add(socket::notes(so, which_of(kn)), kn, false);
+        0
+    } else if file::is_kqueue(fp) && which_of(kn) == Which::Receive {
+        list_add(with(fp as usize, |queue| queue.watchers), kn, false);
+        0
+    } else {
+        EINVAL.0
+    }
+}
+
+unsafe extern "C" fn detach_file(kn: *mut sys::knote) {
+    let list = unsafe_list(kn);
+    if !list.is_null() {
+        list_remove(list, kn, false);
+    }
+}
+
+unsafe extern "C" fn file_event(kn: *mut sys::knote, _hint: c_long) -> c_int {
+    let fp = file_of(kn);
+    let (ready, data, eof) = match socket::of(fp) {
+        Some(so) => socket::event(so, which_of(kn)),
+        None => {
+            let count = with(fp as usize, |queue| queue.queue.len());
+            (count > 0, count as i64, false)
+        }
+    };
+    // SAFETY: a knote that is locked or in flux.
+    unsafe {
+        (*kn).kn_kevent.data = data;
+        if eof {
+            (*kn).kn_kevent.flags |= sys::EV_EOF as u16;
+        } else {
+            (*kn).kn_kevent.flags &= !(sys::EV_EOF as u16);
+        }
+    }
+    c_int::from(ready)
+}
+
+/// Tells the kqueues that look at this one: a task of the kernel's.
+pub fn tell_watchers(id: usize) {
+    if let Some(list) = KQUEUES.with(|all| all.queues.get(&id).map(|queue| queue.watchers)) {
+        tell(list, 0, 0);
+    }
+}
+
+/// Waits until a kqueue has something to report, at most until a moment; whether it has.
+///
+/// # Errors
+/// A signal's.
+pub fn poll(fp: *mut sys::file, until: Option<i64>) -> Result<bool, Errno> {
+    let id = fp as usize;
+    while with(id, |queue| queue.queue.is_empty()) {
+        match sched::sleep(event_chan(id), true, "select", until, || ()) {
+            sched::Woken::Signal(errno) => return Err(Errno(errno)),
+            sched::Woken::Timeout => return Ok(false),
+            sched::Woken::Wakeup => {}
+        }
+    }
+    Ok(true)
 }
 
 /// The last reference to a kqueue is gone.
@@ -187,9 +326,15 @@ pub fn close(fp: *mut sys::file) {
         unlock(id);
         drop_note(id, kn);
     }
+    // What looks at it goes with its last descriptor.
+    let watchers = with(id, |queue| queue.watchers);
+    list_clear(watchers, false, true);
     let queue = KQUEUES.with(|all| all.queues.remove(&id)).expect("open");
-    sched::mtx_destroy(word(queue.lock));
-    mem::free_object(queue.lock);
+    for lock in [queue.lock, queue.watchers_lock] {
+        sched::mtx_destroy(word(lock));
+        mem::free_object(lock);
+    }
+    mem::free_object(queue.watchers);
 }
 
 fn with<R>(id: usize, action: impl FnOnce(&mut Kqueue) -> R) -> R {
@@ -256,8 +401,15 @@ fn activate(id: usize, kn: *mut sys::knote) {
     set_status(kn, sys::KN_ACTIVE, 0);
     if status(kn) & (sys::KN_QUEUED | sys::KN_DISABLED) == 0 {
         set_status(kn, sys::KN_QUEUED, 0);
-        with(id, |queue| queue.queue.push_back(kn));
+        let watchers = with(id, |queue| {
+            queue.queue.push_back(kn);
+            queue.watchers
+        });
         sched::wakeup(event_chan(id), false);
+        // SAFETY: the list lives as long as the kqueue.
+        if unsafe { !(*watchers).kl_list.slh_first.is_null() } {
+            taskqueue::enqueue(taskqueue::Task::Kqueue(id));
+        }
     }
 }
 
@@ -307,9 +459,45 @@ pub fn list_init(list: *mut sys::knlist, lock: *mut sys::mtx) {
     }
 }
 
+/// The list of a socket's half, whose lock depends on whether the socket listens.
+pub fn socket_list_init(list: *mut sys::knlist, so: So, which: Which) {
+    // SAFETY: the socket's own memory.
+    unsafe {
+        std::ptr::write_bytes(list, 0, 1);
+        (*list).kl_lock = Some(socket_list_lock);
+        (*list).kl_unlock = Some(socket_list_unlock);
+        // Sockets are aligned.
+        (*list).kl_lockarg = (so as usize | which as usize) as *mut c_void;
+    }
+}
+
+fn half(argument: *mut c_void) -> (So, Which) {
+    let which = if argument as usize & 1 == 0 { Which::Receive } else { Which::Send };
+    ((argument as usize & !1) as So, which)
+}
+
+unsafe extern "C" fn socket_list_lock(argument: *mut c_void) {
+    let (so, which) = half(argument);
+    socket::lock_notes(so, which, true);
+}
+
+unsafe extern "C" fn socket_list_unlock(argument: *mut c_void) {
+    let (so, which) = half(argument);
+    socket::lock_notes(so, which, false);
+}
+
 fn check_list(list: *mut sys::knlist, locked: bool, what: &str) {
     // SAFETY: an initialised list.
-    if sched::mtx_owned(word(unsafe { (*list).kl_lockarg }.cast())) != locked {
+    let (function, argument) = unsafe { ((*list).kl_lock, (*list).kl_lockarg) };
+    let is_sockets =
+        function.is_some_and(|its| its as usize == socket_list_lock as *const () as usize);
+    let held = if is_sockets {
+        let (so, which) = half(argument);
+        socket::are_notes_locked(so, which)
+    } else {
+        sched::mtx_owned(word(argument.cast()))
+    };
+    if held != locked {
         let is = if locked { "without" } else { "with" };
         report::panic(&format!("{what} {is} the list's lock"));
     }
@@ -531,13 +719,29 @@ pub fn register(fp: *mut sys::file, kev: &mut sys::kevent) -> Result<(), Errno> 
         let known = filter == sys::EVFILT_AIO || filter == sys::EVFILT_LIO;
         return Err(if known { ENXIO } else { EINVAL });
     }
+    // SAFETY: a filter's operations live as long as it has users.
+    let of_descriptor = unsafe { (*ops).f_isfd } != 0;
+    // What is told of is the file that is there now.
+    let fd = c_int::try_from(kev.ident).unwrap_or(-1);
+    let its = if of_descriptor { Some(syscalls::get(fd, [0, 0])?) } else { None };
     KQUEUES.with(|all| all.filters[slot].users += 1);
     let mut keeps_filter = false;
-    let result = register_locked(id, kev, flags, ops, &mut keeps_filter);
+    let result = register_locked(id, kev, flags, ops, its, &mut keeps_filter);
     if !keeps_filter {
         release_filter(filter);
     }
-    result
+    let Some(its) = its else { return result };
+    // Another thread may have closed it meanwhile.
+    let again = syscalls::get(fd, [0, 0]);
+    let gone = again != Ok(its);
+    if gone {
+        drop_descriptor(id, fd);
+    }
+    if let Ok(again) = again {
+        file::release(again);
+    }
+    file::release(its);
+    if gone { Err(EBADF) } else { result }
 }
 
 fn register_locked(
@@ -545,6 +749,7 @@ fn register_locked(
     kev: &mut sys::kevent,
     flags: u32,
     ops: *const sys::filterops,
+    file: Option<*mut sys::file>,
     keeps_filter: &mut bool,
 ) -> Result<(), Errno> {
     let kn = loop {
@@ -569,6 +774,9 @@ fn register_locked(
             let attach = unsafe {
                 (*kn).kn_kq = id as *mut _;
                 (*kn).kn_fop = ops;
+                if let Some(fp) = file {
+                    (*kn).kn_ptr.p_fp = fp;
+                }
                 (*kn).kn_sfflags = kev.fflags as c_int;
                 (*kn).kn_sdata = kev.data;
                 (kev.fflags, kev.data) = (0, 0);

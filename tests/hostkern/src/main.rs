@@ -14,9 +14,15 @@ mod report;
 mod run;
 mod sched;
 mod signal;
+mod socket;
+mod socket_calls;
+mod socket_io;
+mod socket_net;
+mod socket_tasks;
 mod state;
 mod syscalls;
 mod sysctl;
+mod taskqueue;
 mod user;
 mod vm;
 

@@ -3,16 +3,18 @@
 //! FreeBSD has: other threads are gone or held at the boundary to user mode before process_exit and
 //! process_exec are told, descriptors and memory are there until after.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::errno::*;
 use crate::sched::{Tid, Woken};
 use crate::signal::{self, Action, Queue, SIGCHLD, SIGKILL, SIGNALS, interruption, post};
 use crate::state::Held;
 use crate::user::{self, Frame, Trap};
-use crate::{file, imports, limit, mem, report, sched, sys, syscalls, vm};
+use crate::{file, imports, kqueue, limit, mem, report, sched, sys, syscalls, vm};
 
 /// The most processes, as kern.maxproc.
 pub const MAX_PROCS: usize = 200;
@@ -24,6 +26,9 @@ pub struct Descriptor {
     pub rights: Option<[u64; 2]>,
     pub close_on_exec: bool,
 }
+
+/// A table of descriptors, which processes may share.
+type Descriptors = Rc<RefCell<Vec<Option<Descriptor>>>>;
 
 /// Why only one thread may go on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,7 +46,7 @@ pub struct Proc {
     pub threads: Vec<Tid>,
     pub parent: i32,
     pub group: i32,
-    pub files: Vec<Option<Descriptor>>,
+    files: Descriptors,
     pub cwd: PathBuf,
     pub exe: PathBuf,
     pub actions: [Action; SIGNALS],
@@ -222,7 +227,7 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
             threads: Vec::new(),
             parent,
             group: pid,
-            files: Vec::new(),
+            files: Descriptors::default(),
             cwd: PathBuf::from("/"),
             exe: PathBuf::new(),
             actions: [Action::default(); SIGNALS],
@@ -322,6 +327,29 @@ pub fn with<R>(action: impl FnOnce(&mut Proc) -> R) -> R {
     })
 }
 
+/// The current process's descriptors.
+pub fn with_files<R>(action: impl FnOnce(&mut Vec<Option<Descriptor>>) -> R) -> R {
+    with(|its| action(&mut its.files.borrow_mut()))
+}
+
+/// Names the current process's table of descriptors.
+pub fn descriptors() -> usize {
+    with(|its| Rc::as_ptr(&its.files) as usize)
+}
+
+/// Gives up a table of descriptors: with the last one, what is in it is closed.
+fn leave_files(files: Descriptors) {
+    if Rc::strong_count(&files) > 1 {
+        return;
+    }
+    let (owner, count) = (Rc::as_ptr(&files) as usize, files.borrow().len());
+    for fd in 0..count {
+        kqueue::descriptor_closed(owner, fd as i32);
+    }
+    let files = files.take();
+    files.into_iter().flatten().for_each(|its| file::release(its.fp));
+}
+
 pub fn current_vm() -> *mut sys::vmspace {
     // SAFETY: the running thread's process.
     unsafe { (*(*sched::curthread()).td_proc).p_vmspace }
@@ -358,15 +386,22 @@ pub fn kproc_create(
         // fork(2)'s inside looks at the caller's signals.
         return Err(Errno(errno));
     }
-    let vm = vm::hold(PROCS.with(|procs| procs.vmspace0));
-    let pid = create(0, name, vm, true)?;
-    let p = PROCS.with(|procs| procs.table[&pid].p);
     let argument = argument as usize;
     let main = main as usize;
-    let started = start_thread(pid, move || {
+    kernel_process(name, move || {
         // SAFETY: kproc_create's contract.
         sched::in_module(|| unsafe { user::call(main as *const c_void, argument as *mut c_void) });
         sched::left_module();
+    })
+}
+
+/// A process of the kernel's own that runs `body`, as a child of process 0.
+pub fn kernel_process(name: &str, body: impl FnOnce() + 'static) -> Result<*mut sys::proc_, Errno> {
+    let vm = vm::hold(PROCS.with(|procs| procs.vmspace0));
+    let pid = create(0, name, vm, true)?;
+    let p = PROCS.with(|procs| procs.table[&pid].p);
+    let started = start_thread(pid, move || {
+        body();
         exit(0);
         end_thread();
     });
@@ -421,7 +456,7 @@ pub fn start_program(path: &Path, argv: &[String], cwd: &Path) -> Result<i32, Er
         let fp = file::console();
         let descriptor = Descriptor { fp, rights: None, close_on_exec: false };
         PROCS.with(|procs| {
-            procs.table.get_mut(&pid).expect("just made").files.push(Some(descriptor))
+            procs.table[&pid].files.borrow_mut().push(Some(descriptor));
         });
     }
     start_thread(pid, move || run(frame))?;
@@ -476,20 +511,31 @@ pub fn new_thread(frame: Frame) -> Result<i64, Errno> {
     Ok(number)
 }
 
-/// fork(2): the child goes on with `frame`.
-pub fn fork(frame: Frame) -> Result<i32, Errno> {
+/// A copy of descriptors, without kqueues.
+fn copy_files(files: &Descriptors) -> Descriptors {
+    let copies = files
+        .borrow()
+        .iter()
+        .map(|slot| {
+            slot.as_ref()
+                .filter(|its| !file::is_kqueue(its.fp))
+                .map(|its| Descriptor { fp: file::hold(its.fp), ..*its })
+        })
+        .collect();
+    Rc::new(RefCell::new(copies))
+}
+
+/// fork(2): the child goes on with `frame`. With `shares_files`, as rfork(2) has it, both have one
+/// table of descriptors.
+pub fn fork(frame: Frame, shares_files: bool) -> Result<i32, Errno> {
     let parent = pid();
     let copy = vm::fork(current_vm());
     let child = create(parent, "", copy, false)?;
     let me = sched::current();
     PROCS.with(|procs| {
         let its = &procs.table[&parent];
-        let files = its.files.iter().map(|slot| {
-            slot.as_ref()
-                .filter(|its| !file::is_kqueue(its.fp))
-                .map(|its| Descriptor { fp: file::hold(its.fp), ..*its })
-        });
-        let (files, name, group) = (files.collect(), its.name.clone(), its.group);
+        let files = if shares_files { its.files.clone() } else { copy_files(&its.files) };
+        let (name, group) = (its.name.clone(), its.group);
         let (cwd, exe, actions) = (its.cwd.clone(), its.exe.clone(), its.actions);
         let capability = its.in_capability_mode;
         let new = procs.table.get_mut(&child).expect("just made");
@@ -506,7 +552,10 @@ pub fn fork(frame: Frame) -> Result<i32, Errno> {
             let files = PROCS.with(|procs| {
                 std::mem::take(&mut procs.table.get_mut(&child).expect("ours").files)
             });
-            files.into_iter().flatten().for_each(|its| file::release(its.fp));
+            // Of a copy nothing is a kqueue's.
+            if Rc::strong_count(&files) == 1 {
+                files.take().into_iter().flatten().for_each(|its| file::release(its.fp));
+            }
             forget(child);
             Err(error)
         }
@@ -566,8 +615,10 @@ pub fn exit(status: i32) {
     sched::clear_timers(pid as u64);
     with(|its| its.alarm = None);
     imports::notify_exit(p);
-    let files = with(|its| std::mem::take(&mut its.files));
-    files.into_iter().flatten().for_each(|its| file::release(its.fp));
+    let files = with(|its| its.files.clone());
+    // One reference is the process's own until here.
+    with(|its| its.files = Descriptors::default());
+    leave_files(files);
     // SAFETY: as above; a dead process has no address space.
     let vm = unsafe { std::mem::replace(&mut (*p).p_vmspace, std::ptr::null_mut()) };
     vm::release(vm);
@@ -735,10 +786,18 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
                 *action = Action::default();
             }
         }
-        let closed = its.files.iter_mut().filter_map(|slot| slot.take_if(|its| its.close_on_exec));
-        closed.collect::<Vec<_>>()
+        // Others who share the table keep theirs.
+        if Rc::strong_count(&its.files) > 1 {
+            its.files = copy_files(&its.files);
+        }
+        let files = its.files.borrow();
+        let closing =
+            |slot: &Option<Descriptor>| slot.as_ref().is_some_and(|its| its.close_on_exec);
+        (0..files.len()).filter(|&fd| closing(&files[fd])).collect::<Vec<_>>()
     });
-    files.into_iter().for_each(|its| file::release(its.fp));
+    for fd in files {
+        let _ = syscalls::close(fd as i32);
+    }
     PROCS.with(|procs| procs.threads.get_mut(&me).expect("running").saved.clear());
     *frame = start;
     Ok(())

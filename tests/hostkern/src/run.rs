@@ -7,7 +7,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::sched::{self, Policy, SECOND};
-use crate::{file, imports, kqueue, mem, module, proc, report, syscalls, sysctl, user, vm};
+use crate::{
+    file, imports, kqueue, mem, module, proc, report, socket, socket_net, socket_tasks, syscalls,
+    sysctl, taskqueue, user, vm,
+};
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
@@ -255,8 +258,12 @@ fn load(files: &[String]) -> ExitCode {
 /// What is left over when no program and no engine is there, after a little while: the last workers
 /// are on their way out.
 fn settled() -> Vec<String> {
+    socket_tasks::stop();
+    socket_net::stop();
+    taskqueue::stop();
     let all = || {
         let mut left = proc::leftovers();
+        left.extend(socket::leftovers());
         left.extend(file::leftovers());
         left.extend(kqueue::leftovers());
         left
@@ -281,6 +288,7 @@ fn boot() {
     proc::start();
     kqueue::start();
     sysctl::start();
+    socket_tasks::start();
 }
 
 fn again(options: &Options) -> String {

@@ -205,6 +205,11 @@ pub fn configure(seed: u64, policy: Option<Policy>, spurious: u64) {
     });
 }
 
+/// Whether things may happen without reason.
+pub fn is_odd() -> bool {
+    SCHED.with(|s| s.spurious != 0)
+}
+
 /// A random number of the run's sequence.
 pub fn random(limit: u64) -> u64 {
     SCHED.with(|s| s.rng.below(limit))

@@ -12,7 +12,7 @@ use crate::proc::{self, Descriptor};
 use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
-use crate::{imports, kqueue, limit, report, signal, sys, sysctl, vm};
+use crate::{imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, vm};
 
 type Result<T = u64> = std::result::Result<T, Errno>;
 
@@ -59,8 +59,9 @@ pub fn dispatch(frame: &mut Frame) -> bool {
             child.rax = 0;
             child.rdx = 1;
             child.rflags &= !1;
-            proc::fork(child).map(|pid| pid as u64)
+            proc::fork(child, false).map(|pid| pid as u64)
         }
+        251 => rfork(args[0] as u32, frame),
         imports::FORBIDDEN if proc::with(|its| its.in_capability_mode) => Err(ECAPMODE),
         number if imports::is_aio(number) => imports::aio_call(number, &mut args),
         number => call(number, &args),
@@ -114,7 +115,6 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         117 => getrusage(a(1)),
         // SAFETY: a C string.
         132 => on_path(a(0), |path| unsafe { libc::mkfifo(path, a(1) as u32) }),
-        135 => socketpair(a(3)),
         // SAFETY: a C string.
         136 => on_path(a(0), |path| unsafe { libc::mkdir(path, a(1) as u32) }),
         // SAFETY: a C string.
@@ -154,11 +154,28 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         570 => sysctl_name(args),
         560 => kevent(args),
         571 => add_fd(file::memory()?, 0, false),
-        _ => {
-            unserved(number);
-            Err(ENOSYS)
-        }
+        _ => match socket_calls::call(number, args) {
+            Some(result) => result,
+            None => {
+                unserved(number);
+                Err(ENOSYS)
+            }
+        },
     }
+}
+
+/// rfork(2) of a new process, with descriptors copied (RFFDG) or shared.
+fn rfork(flags: u32, frame: &Frame) -> Result {
+    const RFFDG: u32 = 4;
+    const RFPROC: u32 = 16;
+    if flags & !RFFDG != RFPROC {
+        return Err(EINVAL);
+    }
+    let mut child = frame.clone();
+    child.rax = 0;
+    child.rdx = 1;
+    child.rflags &= !1;
+    proc::fork(child, flags & RFFDG == 0).map(|pid| pid as u64)
 }
 
 /// Calls nobody serves, once each.
@@ -183,8 +200,8 @@ fn unserved(number: u64) {
 /// # Errors
 /// EBADF, ENOTCAPABLE.
 pub fn get(fd: i32, rights: [u64; 2]) -> Result<*mut sys::file> {
-    proc::with(|its| {
-        let slot = usize::try_from(fd).ok().and_then(|fd| its.files.get(fd));
+    proc::with_files(|files| {
+        let slot = usize::try_from(fd).ok().and_then(|fd| files.get(fd));
         let descriptor = slot.and_then(Option::as_ref).ok_or(EBADF)?;
         if let Some(had) = descriptor.rights {
             // The top bits are the words' own.
@@ -209,16 +226,16 @@ fn with_fd<R>(fd: i32, action: impl FnOnce(*mut sys::file) -> Result<R>) -> Resu
 /// # Errors
 /// EMFILE.
 pub fn add_fd(fp: *mut sys::file, from: usize, close_on_exec: bool) -> Result {
-    let added = proc::with(|its| {
-        let free = (from..its.files.len()).find(|&index| its.files[index].is_none());
-        let index = free.unwrap_or(its.files.len().max(from));
+    let added = proc::with_files(|files| {
+        let free = (from..files.len()).find(|&index| files[index].is_none());
+        let index = free.unwrap_or(files.len().max(from));
         if index >= 4096 {
             return Err(EMFILE);
         }
-        while its.files.len() <= index {
-            its.files.push(None);
+        while files.len() <= index {
+            files.push(None);
         }
-        its.files[index] = Some(Descriptor { fp, rights: None, close_on_exec });
+        files[index] = Some(Descriptor { fp, rights: None, close_on_exec });
         Ok(index as u64)
     });
     if added.is_err() {
@@ -232,10 +249,11 @@ pub fn add_fd(fp: *mut sys::file, from: usize, close_on_exec: bool) -> Result {
 /// # Errors
 /// EBADF.
 pub fn close(fd: i32) -> Result {
-    let gone = proc::with(|its| {
-        let slot = usize::try_from(fd).ok().and_then(|fd| its.files.get_mut(fd));
+    let gone = proc::with_files(|files| {
+        let slot = usize::try_from(fd).ok().and_then(|fd| files.get_mut(fd));
         slot.and_then(Option::take).ok_or(EBADF)
     })?;
+    kqueue::descriptor_closed(proc::descriptors(), fd);
     file::release(gone.fp);
     Ok(0)
 }
@@ -250,14 +268,15 @@ fn dup2(from: i32, to: i32) -> Result {
         file::release(fp);
         return Ok(to as u64);
     }
-    let old = proc::with(|its| {
-        while its.files.len() <= index {
-            its.files.push(None);
+    let old = proc::with_files(|files| {
+        while files.len() <= index {
+            files.push(None);
         }
-        let rights = its.files[from as usize].as_ref().and_then(|its| its.rights);
-        its.files[index].replace(Descriptor { fp, rights, close_on_exec: false })
+        let rights = files[from as usize].as_ref().and_then(|its| its.rights);
+        files[index].replace(Descriptor { fp, rights, close_on_exec: false })
     });
     if let Some(old) = old {
+        kqueue::descriptor_closed(proc::descriptors(), to);
         file::release(old.fp);
     }
     Ok(to as u64)
@@ -272,6 +291,9 @@ fn fcntl(fd: i32, command: i32, value: i32) -> Result {
             4 => {
                 let settable = (file::O_NONBLOCK | file::O_APPEND) as u32;
                 *flag = *flag & !settable | value as u32 & settable;
+                if let Some(so) = socket::of(fp) {
+                    socket::set_nonblocking(so, value & file::O_NONBLOCK != 0);
+                }
                 Ok(0)
             }
             _ => Err(EINVAL),
@@ -281,8 +303,8 @@ fn fcntl(fd: i32, command: i32, value: i32) -> Result {
 
 fn cap_rights_limit(fd: i32, at: u64) -> Result {
     let rights: [u64; 2] = vm::read(at)?;
-    proc::with(|its| {
-        let slot = usize::try_from(fd).ok().and_then(|fd| its.files.get_mut(fd));
+    proc::with_files(|files| {
+        let slot = usize::try_from(fd).ok().and_then(|fd| files.get_mut(fd));
         let descriptor = slot.and_then(Option::as_mut).ok_or(EBADF)?;
         descriptor.rights = Some(rights);
         Ok(0)
@@ -321,7 +343,7 @@ fn transfer(fd: i32, at: u64, len: u64, offset: Option<i64>, write: bool) -> Res
             Ok(()) => Ok(moved),
             Err(EINTR | ERESTART | EAGAIN) if moved > 0 => Ok(moved),
             Err(error) => {
-                if error == EPIPE && write {
+                if error == EPIPE && write && !socket::of(fp).is_some_and(socket::has_no_sigpipe) {
                     signal::post_current(13);
                 }
                 Err(error)
@@ -341,26 +363,26 @@ fn pipe2(at: u64, flags: i32) -> Result {
     Ok(0)
 }
 
-fn socketpair(at: u64) -> Result {
-    let (one, two) = file::socketpair();
-    let (one, two) = (add_fd(one, 0, false)?, add_fd(two, 0, false)?);
-    vm::write(at, [one as i32, two as i32])?;
-    Ok(0)
-}
-
 // Paths.
 
 /// A path of the program's, made absolute.
 fn path(at: u64) -> Result<PathBuf> {
-    let bytes = vm::read_string(at)?;
-    if bytes.is_empty() {
+    absolute(&vm::read_string(at)?)
+}
+
+/// A name of the program's, made absolute.
+///
+/// # Errors
+/// ENOENT: it is empty. ECAPMODE: names mean nothing.
+pub fn absolute(name: &[u8]) -> Result<PathBuf> {
+    if name.is_empty() {
         return Err(ENOENT);
     }
     proc::with(|its| {
         if its.in_capability_mode {
             return Err(ECAPMODE);
         }
-        Ok(its.cwd.join(Path::new(std::ffi::OsStr::from_bytes(&bytes))))
+        Ok(its.cwd.join(Path::new(std::ffi::OsStr::from_bytes(name))))
     })
 }
 

@@ -345,6 +345,13 @@ pub unsafe fn serve(req: *mut sys::sysctl_req, at: *mut c_void, len: usize) -> c
     }
 }
 
+/// Sets one of the kernel's integers.
+pub fn set(name: &str, value: i32) {
+    let oid = find_named(name).expect("one of ours");
+    // SAFETY: our integers are never removed.
+    unsafe { *(*oid).oid_arg1.cast::<i32>() = value }
+}
+
 /// The value of one of the kernel's integers.
 pub fn value(name: &str) -> i32 {
     let oid = find_named(name).expect("one of ours");

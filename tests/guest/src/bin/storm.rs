@@ -2,8 +2,9 @@
 //! Processes that read, write, cancel, shut down, close and end with requests in flight on many
 //! sockets at once; what comes out of a stream is checked against what went in, to the byte.
 //!
-//! `storm [--procs 4] [--requests 200000] [--seed 1]`: each process has eight pairs of sockets of
-//! every kind to itself, 64 sockets for four processes, and shares two pairs with all others.
+//! `storm [--procs 4] [--requests 200000] [--each 400] [--seed 1]`: each process has eight pairs of
+//! sockets of every kind to itself, 64 sockets for four processes, shares two pairs with all others,
+//! and makes `--each` requests at least, five times as many at most.
 //! What a process tries depends on its seed only; what happens meanwhile does not. It exits 1 when
 //! data was wrong, a request ended in an error without a cause, or nothing moved for two minutes.
 //!
@@ -500,8 +501,8 @@ impl Work {
                 1
             }
             End::Exec => {
-                let words = [c"/bin/echo", c"-n"];
-                let failed = sys::exec_words(words.into_iter());
+                let failed = sys::own_path()
+                    .and_then(|own| sys::exec_words([own.as_cstr(), c"--after-exec"].into_iter()));
                 bad(format_args!("exec: {failed:?}"));
                 1
             }
@@ -568,6 +569,9 @@ fn child(seed: u64, requests: u64, common: &[Pair; SHARED]) -> Result<i32> {
 }
 
 fn run(args: Args) -> i32 {
+    if args.has(c"--after-exec") {
+        return 0;
+    }
     match supervise(args) {
         Ok(status) => status,
         Err(error) => {
@@ -580,6 +584,7 @@ fn run(args: Args) -> i32 {
 fn supervise(args: Args) -> Result<i32> {
     let procs = (args.number(c"--procs", 4) as usize).clamp(1, PROCS);
     let requests = args.number(c"--requests", 200_000);
+    let least = args.number(c"--each", 400).max(1);
     let seed = args.number(c"--seed", 1);
     COUNTERS.store(Region::map_shared(4096)?.addr(), SeqCst);
     let mut common = [Pair { kind: Kind::Local, ends: [0; 2], broken: false }; SHARED];
@@ -598,7 +603,7 @@ fn supervise(args: Args) -> Result<i32> {
                 number += 1;
                 *pid = match sys::fork()? {
                     Fork::Child => {
-                        let each = 400 + (number * 7919) % 1600;
+                        let each = least + (number * 7919) % (4 * least);
                         let seed = seed.wrapping_mul(1_000_003).wrapping_add(number);
                         let status = child(seed, each, &common).unwrap_or_else(|error| {
                             bad(format_args!("a process: {error}"));
