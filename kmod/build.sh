@@ -254,7 +254,9 @@ hostkern() {
 	headers
 	set_flags
 	cd "$top"
-	CARGO_TARGET_DIR=$top/target/hostkern-$target $CARGO build --quiet --locked --release -p hostkern
+	# Frame pointers: a report says by which way a module came.
+	RUSTFLAGS=-Cforce-frame-pointers=yes CARGO_TARGET_DIR=$top/target/hostkern-$target \
+	    $CARGO build --quiet --locked --release -p hostkern
 	mkdir -p "$out"
 	cp "$top/target/hostkern-$target/release/hostkern" "$out/hostkern"
 }
@@ -267,7 +269,7 @@ hostkern_test() {
 	export CC LD
 	HOSTKERN_MODULES=$out HOSTKERN_VERSION=$osversion \
 	    HOSTKERN_PROGRAMS=$top/target/x86_64-unknown-none/release \
-	    CARGO_TARGET_DIR=$top/target/hostkern-$target \
+	    CARGO_TARGET_DIR=$top/target/hostkern-$target RUSTFLAGS=-Cforce-frame-pointers=yes \
 	    $CARGO test --locked --release -p hostkern -- --nocapture
 }
 

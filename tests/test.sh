@@ -126,12 +126,14 @@ not_here kevent_a_kqueue_in_a_kqueue_is_ready "a kqueue in a kqueue is not emula
 not_here socket_exit_with_idle_requests_leaves_nothing "its child needs sockets, which are not emulated"
 not_here kevent_another_process_with_the_same_descriptors_gets_the_event "rfork(2) is not emulated"
 
-# conformance: every case of the guest's program, in the host kernel, under a schedule that is
-# chosen by a seed.
+# conformance PROGRAM SEED OPTIONS...: every case of a guest's program, in the host kernel, under a
+# schedule that is chosen by the seed.
 conformance() {
 	work=$(mktemp -d)
-	(cd "$work" && "$top/$hk/hostkern" run --seed "$1" --spurious 2000 --modules "$top/$hk" -- \
-	    "$top/$programs/conformance") >build/attempt.log 2>&1
+	program=$1 seed=$2
+	shift 2
+	(cd "$work" && "$top/$hk/hostkern" run --seed "$seed" --spurious 2000 "$@" --modules "$top/$hk" -- \
+	    "$top/$programs/$program") >build/attempt.log 2>&1
 	status=$?
 	rm -rf "$work"
 	cat build/attempt.log >>"$log"
@@ -146,18 +148,19 @@ conformance() {
 	! grep -q '^hostkern: LEFT OVER' build/attempt.log || f=$((f + 1))
 	[ "$status" -le 1 ] || f=$((f + 1))
 	[ "$p" -gt 0 ] || f=$((f + 1))
-	echo "conformance cases, seed $1: $p passed, $f failed, $((s)) skipped"
+	echo "$program cases, seed $seed${*:+, $*}: $p passed, $f failed, $((s)) skipped"
 	cat build/attempt.skipped
 	[ "$f" = 0 ] || { grep '^FAIL ' build/attempt.log; grep '^hostkern' build/attempt.log | tail -25; }
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-# scenario NAME PROGRAM ARGS...: many processes and threads at once, once for each seed.
+# scenario COUNT NAME OPTIONS... -- PROGRAM ARGS...: many processes and threads at once, once for
+# each of so many seeds.
 scenario() {
-	name=$1
-	shift
-	if "$hk/hostkern" seeds --first "$first" --count "$seeds" --jobs "$(getconf _NPROCESSORS_ONLN)" \
-	    --spurious 3000 --recheck 50 --modules "$hk" -- "$@" >build/attempt.log; then
+	count=$1 name="$1 seeds of $2"
+	shift 2
+	if "$hk/hostkern" seeds --first "$first" --count "$count" --jobs "$(getconf _NPROCESSORS_ONLN)" \
+	    --spurious 3000 --recheck 50 --modules "$hk" "$@" >build/attempt.log; then
 		pass "$name"
 	else
 		fail "$name"
@@ -176,10 +179,18 @@ elif ! FREEBSD=14 SYSDIR= kmod/build.sh modules >>"$log" 2>&1 ||
 else
 	hk=build/$(FREEBSD=14 SYSDIR= kmod/build.sh version)
 	cargo_tests "host kernel" hostkern
-	conformance 1
-	conformance 2
-	scenario "$seeds seeds of processes that submit, wait, cancel, fork, exec, exit and are killed" \
+	conformance conformance 1
+	conformance conformance 2
+	conformance disks 1
+	conformance disks 2 --mapped
+	scenario "$seeds" "processes that submit, wait, cancel, fork, exec, exit and are killed" -- \
 	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
+	scenario "$(((seeds + 9) / 10))" "the same on a disk that fails, storms on disks, and disks that go" \
+	    --disk da0:2097152 --disk da1:2097152:faults -- \
+	    "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed --disk /dev/da1 -- \
+	    "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
+	    "$programs/disks" --storm /dev/da1 --bytes 2097152 --requests 60 --depth 24 --seed @seed --faults -- \
+	    "$programs/disks" trouble_a_
 fi
 
 echo "== real kernels"

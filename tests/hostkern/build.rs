@@ -7,7 +7,10 @@ use std::{env, path::PathBuf};
 const TYPES: &[&str] = &[
     "aio_rs_vop_.*",
     "bintime",
+    "bio",
     "cap_rights",
+    "cdev",
+    "cdevsw",
     "file",
     "fileops",
     "filterops",
@@ -49,8 +52,10 @@ const TYPES: &[&str] = &[
 ];
 
 const VARIABLES: &[&str] = &[
+    "BIO_.*",
     "C_ABSOLUTE",
     "CTL.*",
+    "D_DISK",
     "DTYPE_.*",
     "EV_.*",
     "EVFILT_.*",
@@ -61,6 +66,7 @@ const VARIABLES: &[&str] = &[
     "KNF_.*",
     "KSI_.*",
     "RLIMIT_.*",
+    "SI_UNMAPPED",
     "SIGEV_.*",
     "HOSTKERN_.*",
     "LK_.*",

@@ -6,7 +6,10 @@
 #include <sys/param.h>
 #include <sys/systm.h>
 #include <sys/aio.h>
+#include <sys/bio.h>
 #include <sys/capsicum.h>
+#include <sys/conf.h>
+#include <sys/disk.h>
 #include <sys/event.h>
 #include <sys/eventhandler.h>
 #include <sys/fcntl.h>
@@ -43,3 +46,7 @@
 #include "vnode_ops.h"
 
 enum { HOSTKERN_FREEBSD_VERSION = __FreeBSD_version };
+
+/* What a disk device is asked for. */
+static const u_long HOSTKERN_DIOCGFLUSH = DIOCGFLUSH;
+static const u_long HOSTKERN_DIOCGSECTORSIZE = DIOCGSECTORSIZE;

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::errno::*;
 use crate::socket::So;
 use crate::state::Held;
-use crate::{imports, kqueue, limit, mem, report, sched, signal, socket, socket_io, sys, vm};
+use crate::{disk, imports, kqueue, limit, mem, report, sched, signal, socket, socket_io, sys, vm};
 
 /// Open flags of FreeBSD that are looked at here.
 pub const O_ACCMODE: i32 = 3;
@@ -57,6 +57,12 @@ enum Body {
     },
     Kqueue,
     Memory(File),
+    Disk {
+        disk: u64,
+        vnode: (u64, u64),
+    },
+    /// /dev/mdctl.
+    DiskControl,
 }
 
 #[derive(Default)]
@@ -115,6 +121,7 @@ pub fn start() {
             if queues {
                 (*ops).fo_aio_queue = imports::fo_aio_queue();
             }
+            (*ops).fo_ioctl = disk::fo_ioctl();
         }
         ops
     };
@@ -165,6 +172,9 @@ fn mode(flags: i32) -> i32 {
 
 /// open(2) of an absolute path.
 pub fn open(path: &Path, flags: i32, permissions: u32) -> Result<*mut sys::file, Errno> {
+    if let Some(fp) = open_disk(path, flags) {
+        return Ok(fp);
+    }
     let mut host = libc::O_CLOEXEC | libc::O_NOCTTY;
     host |= if flags & O_PATH != 0 { libc::O_PATH } else { flags & O_ACCMODE };
     for (its, hosts) in [
@@ -215,6 +225,35 @@ pub fn open(path: &Path, flags: i32, permissions: u32) -> Result<*mut sys::file,
     let flag = if flags & O_PATH != 0 { flags & !O_ACCMODE } else { mode(flags) };
     let body = Body::Host { file, vnode: id, entries: Vec::new() };
     Ok(make(flag, dtype, ops, vnode, body))
+}
+
+/// Opens a disk device, or what makes them, if that is what the path names.
+fn open_disk(path: &Path, flags: i32) -> Option<*mut sys::file> {
+    let flag = mode(flags);
+    if path == Path::new("/dev/mdctl") {
+        let ops = tables(|tables| tables.other);
+        return Some(make(flag, sys::DTYPE_VNODE, ops, std::ptr::null_mut(), Body::DiskControl));
+    }
+    let disk = disk::open(path)?;
+    // The host has no device of this number.
+    let id = (u64::MAX, disk);
+    let vp = vnode(id, sys::VCHR);
+    disk::set_up(vp, disk);
+    let ops = tables(|tables| tables.vnode);
+    Some(make(flag, sys::DTYPE_VNODE, ops, vp, Body::Disk { disk, vnode: id }))
+}
+
+/// The disk device a file is.
+pub fn disk_of(fp: *mut sys::file) -> Option<u64> {
+    FILES.with(|files| match files.bodies.get(&(fp as usize)) {
+        Some(Body::Disk { disk, .. }) => Some(*disk),
+        _ => None,
+    })
+}
+
+/// Whether it is /dev/mdctl.
+pub fn controls_disks(fp: *mut sys::file) -> bool {
+    FILES.with(|files| matches!(files.bodies.get(&(fp as usize)), Some(Body::DiskControl)))
 }
 
 /// Opens a named pipe; waits for the other end as open(2) says.
@@ -393,7 +432,11 @@ pub fn close(fp: *mut sys::file) {
         Body::PipeEnd { pipe, writes } => close_end(pipe, writes),
         Body::Socket(so) => socket::close(so),
         Body::Kqueue => kqueue::close(fp),
-        Body::Console | Body::Memory(_) => {}
+        Body::Disk { disk, vnode } => {
+            release_vnode(vnode);
+            disk::closed(disk);
+        }
+        Body::Console | Body::Memory(_) | Body::DiskControl => {}
     }
     // SAFETY: the file's own reference.
     crate::proc::crfree(unsafe { (*fp).f_cred });
@@ -467,6 +510,7 @@ enum Way {
     Console,
     Pipe(u64),
     Socket(So),
+    Disk(u64),
     Broken,
 }
 
@@ -485,6 +529,7 @@ pub unsafe fn transfer(
     let way = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
         Some(Body::Host { file, .. } | Body::Memory(file)) => Way::Host(file.as_raw_fd()),
         Some(Body::Console) => Way::Console,
+        Some(Body::Disk { disk, .. }) => Way::Disk(*disk),
         Some(Body::PipeEnd { pipe, writes }) if *writes == write => Way::Pipe(*pipe),
         Some(Body::Fifo { pipe, .. }) => Way::Pipe(*pipe),
         Some(Body::Socket(so)) => Way::Socket(*so),
@@ -533,6 +578,7 @@ pub unsafe fn transfer(
         Way::Pipe(pipe) => pipe_read(pipe, uio, flag & O_NONBLOCK != 0),
         Way::Socket(so) if write => socket_io::send(so, uio, false),
         Way::Socket(so) => socket_io::receive(so, uio, false),
+        Way::Disk(disk) => disk::transfer(disk, uio, write),
         Way::Broken => Err(EBADF),
     };
     if own_offset {

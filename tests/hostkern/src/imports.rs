@@ -6,13 +6,14 @@
 //! scheduling points; it may sleep where its man page says so, after `sched::may_sleep`.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::errno::*;
 use crate::socket::Which;
 use crate::state::Held;
 use crate::{
-    file, kqueue, limit, mem, module, proc, report, sched, signal, socket, socket_io, socket_tasks,
-    sys, sysctl, vm,
+    bio, disk, file, kqueue, limit, mem, module, pages, proc, report, sched, signal, socket,
+    socket_io, socket_tasks, sys, sysctl, vm,
 };
 
 /// A function modules may link to.
@@ -67,7 +68,32 @@ const fn number(name: &str) -> u64 {
     hash
 }
 
+/// A function's first argument, for a report.
+trait Argument {
+    fn number(self) -> u64;
+}
+
+macro_rules! argument {
+    ($($ty:ty)*) => { $(impl Argument for $ty { fn number(self) -> u64 { self as u64 } })* };
+}
+
+argument! { c_int c_uint i64 u64 usize bool }
+
+impl<T> Argument for *mut T {
+    fn number(self) -> u64 {
+        self as u64
+    }
+}
+
+impl<T> Argument for *const T {
+    fn number(self) -> u64 {
+        self as u64
+    }
+}
+
 macro_rules! functions {
+    (@first) => { 0 };
+    (@first $first:ident $($rest:ident)*) => { Argument::number($first) };
     (@type) => { () };
     (@type $ret:ty) => { $ret };
     ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
@@ -75,11 +101,13 @@ macro_rules! functions {
             #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, clippy::diverging_sub_expression, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
+                sched::note(stringify!($name), functions!(@first $($arg)*), None);
                 sched::point();
                 // SAFETY: the modules keep the function's contract, which its man page has; what can
                 // be checked is checked.
                 let result: functions!(@type $($ret)?) = unsafe { $body };
                 sched::trace(NUMBER, Traced::word(&result));
+                sched::note(stringify!($name), functions!(@first $($arg)*), Some(Traced::word(&result)));
                 sched::point();
                 result
             }
@@ -149,6 +177,7 @@ functions! {
         _precision: i64,
         flags: c_int,
     ) -> c_int {
+        proc::assert_home("sleeps");
         let word = (!lock.is_null()).then(|| sched::word_of(lock));
         if chan.is_null() {
             report::panic("a sleep on no channel");
@@ -199,6 +228,7 @@ functions! {
     // User memory.
     "copy(9)" fn copyin(from: u64, to: *mut u8, len: usize) -> c_int {
         sched::may_sleep("copyin");
+        fetched(from, len);
         code(vm::copyin(from, to, len))
     }
     "copy(9)" fn copyout(from: *const u8, to: u64, len: usize) -> c_int {
@@ -207,10 +237,12 @@ functions! {
     }
     "fetch(9)" fn fuword(at: u64) -> c_long {
         sched::may_sleep("fuword");
+        fetched(at, 8);
         vm::read::<i64>(at).unwrap_or(-1)
     }
     "fetch(9)" fn fuword32(at: u64) -> c_int {
         sched::may_sleep("fuword32");
+        fetched(at, 4);
         vm::read::<i32>(at).unwrap_or(-1)
     }
     "store(9)" fn suword32(at: u64, word: c_int) -> c_int {
@@ -226,6 +258,7 @@ functions! {
         if count > sys::UIO_MAXIOV {
             return_errno(EINVAL)
         } else {
+            fetched(at, count as usize * 16);
             match read_vector(at, count as usize) {
                 Ok(vector) => {
                     *result = make_uio(&vector);
@@ -275,39 +308,80 @@ functions! {
         socket_tasks::wakeup(socket::from_module(so), which)
     }
 
-    // Disks: there are none here, so nobody comes this far.
-    "g_bio(9)" fn g_alloc_bio() -> *mut c_void {
-        report::panic("g_alloc_bio: the host kernel has no disks")
+    // Disks.
+    "g_bio(9)" fn g_alloc_bio() -> *mut sys::bio {
+        sched::may_sleep("g_alloc_bio");
+        bio::alloc()
     }
-    "g_bio(9)" fn g_destroy_bio(_bp: u64) {
-        report::panic("g_destroy_bio: the host kernel has no disks")
+    "g_bio(9)" fn g_destroy_bio(bp: *mut sys::bio) {
+        bio::destroy(bp)
     }
-    "make_dev(9)" fn devvn_refthread(_vp: u64) -> *mut c_void {
-        report::panic("devvn_refthread: the host kernel has no disks")
+    "devvn_refthread (sys/conf.h)" fn devvn_refthread(vp: *mut sys::vnode, dev: *mut *mut sys::cdev, counted: *mut c_int) -> *mut sys::cdevsw {
+        match disk::hold_thread(vp) {
+            Some((switch, cdev)) => {
+                *dev = cdev;
+                *counted = 1;
+                switch
+            }
+            None => std::ptr::null_mut(),
+        }
     }
-    "make_dev(9)" fn dev_relthread(_dev: u64, _ref: c_int) {
-        report::panic("dev_relthread: the host kernel has no disks")
+    "dev_relthread (sys/conf.h)" fn dev_relthread(dev: *mut sys::cdev, counted: c_int) {
+        if counted != 0 {
+            disk::release_thread(dev);
+        }
     }
-    "kva(9)" fn kva_alloc(_size: usize) -> usize {
-        report::panic("kva_alloc: the host kernel has no disks")
+    "kva_alloc (vm/vm_extern.h)" fn kva_alloc(size: usize) -> usize {
+        pages::alloc(size)
     }
-    "kva(9)" fn kva_free(_address: usize, _size: usize) {
-        report::panic("kva_free: the host kernel has no disks")
+    "kva_alloc (vm/vm_extern.h)" fn kva_free(at: usize, size: usize) {
+        pages::free(at, size)
     }
-    "pmap_qenter(9)" fn pmap_qenter(_va: usize, _pages: u64, _count: c_int) {
-        report::panic("pmap_qenter: the host kernel has no disks")
+    "pmap_qenter(9)" fn pmap_qenter(at: usize, those: *mut usize, count: c_int) {
+        pages::map(at, std::slice::from_raw_parts(those, count as usize))
     }
-    "pmap_qenter(9)" fn pmap_qremove(_va: usize, _count: c_int) {
-        report::panic("pmap_qremove: the host kernel has no disks")
+    "pmap_qenter(9)" fn pmap_qremove(at: usize, count: c_int) {
+        pages::unmap(at, count as usize)
     }
-    "vm_fault(9)" fn vm_fault_quick_hold_pages(_map: u64, _address: usize, _len: usize, _prot: c_int) -> c_int {
-        report::panic("vm_fault_quick_hold_pages: the host kernel has no disks")
+    "vm_fault_quick_hold_pages (vm/vm_extern.h)" fn vm_fault_quick_hold_pages(map: *mut sys::vm_map, at: u64, len: usize, prot: u8, those: *mut usize, most: c_int) -> c_int {
+        sched::may_sleep("vm_fault_quick_hold_pages");
+        let count = ((at % vm::PAGE) as usize + len).div_ceil(vm::PAGE as usize);
+        if len > 0 && count > most as usize {
+            report::panic(&format!("vm_fault_quick_hold_pages: {count} pages, room for {most}"));
+        }
+        match pages::hold(map as usize, at, len, i32::from(prot) & vm::PROT_WRITE != 0) {
+            Some(held) => {
+                std::ptr::copy_nonoverlapping(held.as_ptr(), those, held.len());
+                held.len() as c_int
+            }
+            None => -1,
+        }
     }
-    "vm_page_hold(9)" fn vm_page_unhold_pages(_pages: u64, _count: c_int) {
-        report::panic("vm_page_unhold_pages: the host kernel has no disks")
+    "vm_page_unhold_pages (vm/vm_page.h)" fn vm_page_unhold_pages(those: *mut usize, count: c_int) {
+        if count > 0 {
+            std::slice::from_raw_parts(those, count as usize).iter().for_each(|&page| pages::unhold(page));
+        }
     }
-    "uio(9)" fn uiomove(_data: u64, _count: c_int, _uio: u64) -> c_int {
-        report::panic("uiomove: the host kernel has no disks")
+    "uio(9)" fn uiomove(data: *mut u8, count: c_int, uio: *mut sys::uio) -> c_int {
+        sched::may_sleep("uiomove");
+        let (mut at, mut left) = (data, count as usize);
+        let writes = (*uio).uio_rw == sys::UIO_WRITE;
+        let whole = (*uio).uio_resid;
+        (*uio).uio_resid = whole.min(count as isize);
+        let rest = whole - (*uio).uio_resid;
+        let result = file::move_bytes(&mut *uio, writes, &mut |host, room, _| {
+            let now = room.min(left);
+            if writes {
+                std::ptr::copy_nonoverlapping(host, at, now);
+            } else {
+                std::ptr::copy_nonoverlapping(at, host, now);
+            }
+            at = at.add(now);
+            left -= now;
+            Ok(now)
+        });
+        (*uio).uio_resid += rest;
+        code(result)
     }
 
     // Credentials, address spaces, processes.
@@ -359,6 +433,7 @@ functions! {
         }
     }
     "kproc(9)" fn kproc_exit(_code: c_int) {
+        proc::assert_home("ends");
         crate::user::abandon();
     }
     "signal(9)" fn kern_psignal(p: *mut sys::proc_, signal: c_int) {
@@ -494,9 +569,8 @@ functions! {
     "bwillwrite (sys/buf.h)" fn bwillwrite() {
         sched::may_sleep("bwillwrite")
     }
-    "vn_isdisk (sys/vnode.h)" fn vn_isdisk(_vp: *mut sys::vnode) -> bool {
-        // There is no disk device among the host's files.
-        false
+    "vn_isdisk (sys/vnode.h)" fn vn_isdisk(vp: *mut sys::vnode) -> bool {
+        disk::is_disk(vp)
     }
     "VFS(9)" fn vn_start_write(vp: *mut sys::vnode, mount: *mut *mut sys::mount, _flags: c_int) -> c_int {
         sched::may_sleep("vn_start_write");
@@ -720,6 +794,11 @@ fn int(at: *mut u8, value: c_int) {
     unsafe { at.cast::<c_int>().write(value) }
 }
 
+fn long(at: *mut u8, value: usize) {
+    // SAFETY: the object has room for a long.
+    unsafe { at.cast::<usize>().write(value) }
+}
+
 /// A cap_rights_t of version 0 with rights of the first word.
 fn rights(at: *mut u8, first: u64) {
     // SAFETY: the object has room for two words.
@@ -770,10 +849,14 @@ const OBJECTS: &[Object] = &[
     Object { name: "vop_read_pgcache_desc", size: 64, init: |_| () },
     // Called only through probes that are on; none is.
     Object { name: "sdt_probe_func", size: 8, init: |_| () },
-    // Only looked at for disks.
-    Object { name: "maxphys", size: 8, init: |_| () },
-    Object { name: "unmapped_buf", size: 8, init: |_| () },
-    Object { name: "unmapped_buf_allowed", size: 4, init: |_| () },
+    Object { name: "maxphys", size: 8, init: |at| long(at, disk::MAXPHYS) },
+    // An address that nobody may follow.
+    Object { name: "unmapped_buf", size: 8, init: |at| long(at, 8) },
+    Object {
+        name: "unmapped_buf_allowed",
+        size: 4,
+        init: |at| int(at, c_int::from(unmapped_allowed())),
+    },
     // No policy checks reads.
     Object { name: "mac_vnode_check_read_fp_flag", size: 1, init: |_| () },
     // Below all that can be written, which here is everything.
@@ -796,6 +879,18 @@ const OBJECTS: &[Object] = &[
     },
 ];
 
+/// Whether the kernel was started with vfs.unmapped_buf_allowed=0.
+static MAPPED: AtomicBool = AtomicBool::new(false);
+
+/// Has every device want its buffers mapped, before the machine is made.
+pub fn map_all_buffers() {
+    MAPPED.store(true, Ordering::Relaxed);
+}
+
+pub fn unmapped_allowed() -> bool {
+    !MAPPED.load(Ordering::Relaxed)
+}
+
 /// All objects, in the order they are made.
 pub fn objects() -> impl Iterator<Item = &'static Object> {
     OBJECTS.iter()
@@ -815,6 +910,11 @@ pub fn aio_call(number: u64, args: &mut [u64; 8]) -> Result<u64, Errno> {
     let table = module::kernel_object("sysent") as *const sys::sysent;
     // SAFETY: the entry is inside the table; what is there takes a thread and the arguments.
     let code = unsafe {
+        forget_fetches();
+        MAY_REPEAT.with(|set| match name_of(number).ends_with("lio_listio") {
+            true => set.insert(sched::current()),
+            false => set.remove(&sched::current()),
+        });
         let function = (*table.add(number as usize)).sy_call;
         let function = function.expect("made at start");
         sched::in_module(|| function(td, args.as_mut_ptr().cast()))
@@ -1023,6 +1123,49 @@ pub fn fo_aio_queue() -> sys::fo_aio_queue_t {
 
 pub fn sysctl_handle_int_handler() -> sysctl::Handler {
     Some(sysctl_handle_int)
+}
+
+/// The kernel's name of a system call of AIO.
+pub fn name_of(number: u64) -> &'static str {
+    CALLS.iter().find(|&&(its, ..)| its == number).map_or("", |its| its.2)
+}
+
+/// What a thread has fetched of its process's memory since its call began.
+struct Fetch {
+    start: u64,
+    end: u64,
+    /// The way the module came.
+    way: u64,
+}
+
+static FETCHES: Held<std::collections::BTreeMap<sched::Tid, Vec<Fetch>>> =
+    Held::new(std::collections::BTreeMap::new());
+/// Threads in a call whose arguments may name a place twice: lists.
+static MAY_REPEAT: Held<std::collections::BTreeSet<sched::Tid>> =
+    Held::new(std::collections::BTreeSet::new());
+
+/// A module fetches what a program may change meanwhile: it may do so once in a call. The entries of
+/// a list may be the same, which one piece of code then fetches one after the other.
+fn fetched(at: u64, len: usize) {
+    let me = sched::current();
+    let (start, end) = (at, at.saturating_add(len as u64));
+    let way = module::way();
+    let listed = MAY_REPEAT.with(|set| set.contains(&me));
+    let twice = FETCHES.with(|fetches| {
+        let its = fetches.entry(me).or_default();
+        let met =
+            its.iter().any(|its| its.start < end && start < its.end && !(listed && its.way == way));
+        its.push(Fetch { start, end, way });
+        met
+    });
+    if twice {
+        report::panic(&format!("user memory at {at:#x} is fetched twice in one call"));
+    }
+}
+
+fn forget_fetches() {
+    let me = sched::current();
+    FETCHES.with(|fetches| fetches.remove(&me));
 }
 
 /// Threads that must not fault on user memory.

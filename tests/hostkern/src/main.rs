@@ -2,6 +2,8 @@
 //! The host kernel: loads `aio_rs_gate.ko` and `aio_rs.ko`, as built for FreeBSD, into this Linux
 //! process, and runs FreeBSD programs that use them. See docs/hostkern.md.
 
+mod bio;
+mod disk;
 mod errno;
 mod file;
 mod imports;
@@ -9,6 +11,7 @@ mod kqueue;
 mod limit;
 mod mem;
 mod module;
+mod pages;
 mod proc;
 mod report;
 mod run;
@@ -23,6 +26,7 @@ mod state;
 mod syscalls;
 mod sysctl;
 mod taskqueue;
+mod tools;
 mod user;
 mod vm;
 

@@ -33,6 +33,8 @@ const KEPT: usize = 512;
 struct Block {
     size: usize,
     kind: usize,
+    /// The type of an object of ours.
+    object: &'static str,
 }
 
 struct Memory {
@@ -146,7 +148,7 @@ fn is_filled(at: usize, byte: u8, len: usize) -> bool {
     unsafe { std::slice::from_raw_parts(at as *const u8, len) }.iter().all(|&its| its == byte)
 }
 
-fn allocate(size: usize, kind: usize, zero: bool) -> usize {
+fn allocate(size: usize, kind: usize, zero: bool, object: &'static str) -> usize {
     let room = class(size);
     let at = MEMORY.with(|m| {
         let at = m.free.get_mut(&room).and_then(Vec::pop).unwrap_or_else(|| {
@@ -156,7 +158,7 @@ fn allocate(size: usize, kind: usize, zero: bool) -> usize {
             m.next = at + room;
             at
         });
-        m.live.insert(at, Block { size, kind });
+        m.live.insert(at, Block { size, kind, object });
         if let Some((_, count, bytes)) = m.types.get_mut(&kind) {
             *count += 1;
             *bytes += size;
@@ -209,7 +211,7 @@ fn check_freed(at: usize, size: usize) {
 
 /// malloc(9).
 pub fn malloc(size: usize, kind: *mut sys::malloc_type, zero: bool) -> *mut c_void {
-    allocate(size.max(1), kind as usize, zero) as *mut c_void
+    allocate(size.max(1), kind as usize, zero, "") as *mut c_void
 }
 
 /// free(9).
@@ -221,7 +223,19 @@ pub fn free(at: *mut c_void, kind: *mut sys::malloc_type) {
 
 /// A kernel object of ours, all zeros.
 pub fn new_object<T>() -> *mut T {
-    allocate(size_of::<T>(), OURS, true) as *mut T
+    allocate(size_of::<T>(), OURS, true, std::any::type_name::<T>()) as *mut T
+}
+
+/// How many objects of ours there are, by type, and counters.
+pub fn objects() -> BTreeMap<&'static str, usize> {
+    MEMORY.with(|m| {
+        let mut counts = BTreeMap::new();
+        for block in m.live.values().filter(|block| block.kind == OURS) {
+            *counts.entry(block.object).or_insert(0) += 1;
+        }
+        counts.insert("counter", m.counters_made - m.counters.len());
+        counts
+    })
 }
 
 pub fn free_object<T>(object: *mut T) {

@@ -472,7 +472,8 @@ pub fn symbolize(at: u64) -> Option<String> {
         let all = klds.loaded.iter().chain(klds.loading.iter());
         let kld = all.into_iter().find(|kld| (kld.start..kld.end).contains(&(at as usize)))?;
         let (start, (name, _)) = kld.functions.range(..=at as usize).next_back()?;
-        Some(format!("{}+{:#x} in {}", name, at as usize - start, kld.name))
+        let name = rustc_demangle::demangle(name);
+        Some(format!("{name:#}+{:#x} in {}", at as usize - start, kld.name))
     })
     .flatten()
 }
@@ -489,25 +490,57 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
         signal => format!("signal {signal}"),
     };
     let mut why = format!("{what} at {}", name(rip));
-    // The modules keep frame pointers.
-    let mut frame = rbp;
-    for _ in 0..24 {
-        if frame < 0x10000
-            || !frame.is_multiple_of(8)
-            || (rip as usize) < AREA
-            || rip as usize >= AREA + AREA_SIZE
-        {
+    if (AREA..AREA + AREA_SIZE).contains(&(rip as usize)) {
+        // The modules keep frame pointers.
+        for back in ways(rbp) {
+            why += &format!("\n    called from {}", name(back));
+        }
+    }
+    report::panic_at(&why, &[])
+}
+
+/// Return addresses in modules, from a frame on: of the innermost call into the kernel.
+fn ways(frame: u64) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut frame = frame;
+    for _ in 0..64 {
+        if frame < 0x10000 || !frame.is_multiple_of(8) {
             break;
         }
-        // SAFETY: a frame pointer of a thread that is stopped here; the chain is its own stack.
+        // SAFETY: a frame pointer of a thread that is stopped or ourselves; the chain is its stack.
         let (next, back) = unsafe { (*(frame as *const u64), *((frame + 8) as *const u64)) };
-        if !(AREA as u64..(AREA + AREA_SIZE) as u64).contains(&back) || next <= frame {
+        let inside = (AREA as u64..(AREA + AREA_SIZE) as u64).contains(&back);
+        if inside {
+            found.push(back);
+        } else if !found.is_empty() {
             break;
         }
-        why += &format!("\n    called from {}", name(back));
+        if next <= frame {
+            break;
+        }
         frame = next;
     }
-    report::panic(&why)
+    found
+}
+
+fn own_frame() -> u64 {
+    let frame: u64;
+    // SAFETY: reads a register, which we are built to keep the frame in.
+    unsafe { std::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack)) };
+    frame
+}
+
+/// The way by which the running thread came from a module, as a number.
+pub fn way() -> u64 {
+    let mix =
+        |hash: u64, back: u64| (hash ^ back).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    ways(own_frame()).into_iter().fold(0, mix)
+}
+
+/// The same for people; empty if it came from none.
+pub fn way_names() -> Vec<String> {
+    let name = |at: u64| symbolize(at).unwrap_or_else(|| format!("{at:#x}"));
+    ways(own_frame()).into_iter().map(name).collect()
 }
 
 /// What a thread belongs to, for reports.

@@ -375,6 +375,11 @@ pub fn start_kernel(body: impl FnOnce() + 'static) -> Tid {
     .0
 }
 
+/// Starts a thread of the kernel's own that never ends.
+pub fn start_kernel_thread(body: impl FnOnce() + 'static) {
+    start_thread(0, body).expect("a thread of the kernel");
+}
+
 /// kproc_create(9). `main` is called with `argument` in a process of its own.
 pub fn kproc_create(
     main: *const c_void,
@@ -410,6 +415,25 @@ pub fn kernel_process(name: &str, body: impl FnOnce() + 'static) -> Result<*mut 
         return Err(error);
     }
     Ok(p)
+}
+
+/// Checks that a process of the kernel has its own credential and address space again: it `does` what
+/// must not happen in another's name.
+pub fn assert_home(does: &str) {
+    let td = sched::curthread();
+    let home = PROCS.with(|procs| procs.vmspace0);
+    // SAFETY: the running thread and its process.
+    let (own, same_cred, same_vm) = unsafe {
+        let p = (*td).td_proc;
+        let own = (*p).p_flag as u32 & sys::P_KPROC != 0;
+        (own, (*td).td_ucred == (*p).p_ucred, (*p).p_vmspace == home)
+    };
+    if own && !same_cred {
+        report::panic(&format!("a process of the kernel {does} with another's credential"));
+    }
+    if own && !same_vm {
+        report::panic(&format!("a process of the kernel {does} in another's address space"));
+    }
 }
 
 /// Removes a process that never ran, or was waited for.
@@ -846,9 +870,10 @@ pub fn leftovers() -> Vec<String> {
         }
         // SAFETY: credential 0 is never freed.
         let count = unsafe { (*procs.cred0).cr_ref };
-        // The first reference, process 0 with its thread, and init.
-        if count != 4 {
-            lines.push(format!("the kernel's credential has {count} references, not 4"));
+        // The first reference, process 0 with its threads, and init.
+        let wanted = 4 + crate::bio::enders() as i64;
+        if count != wanted {
+            lines.push(format!("the kernel's credential has {count} references, not {wanted}"));
         }
         if vm::count() != 1 {
             lines.push(format!("{} address spaces are left", vm::count() - 1));

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sched;
+use crate::{module, sched};
 
 /// A kernel panic, or a rule of the kernel broken.
 pub const PANIC: i32 = 9;
@@ -69,7 +69,19 @@ pub fn end(status: i32) -> ! {
 
 /// The kernel panics: says why and where every thread is.
 pub fn panic(why: &str) -> ! {
+    panic_at(why, &module::way_names())
+}
+
+/// The same, with the calls that led there, from the innermost on.
+pub fn panic_at(why: &str, way: &[String]) -> ! {
     let mut text = format!("hostkern: PANIC: {why}\n");
+    for place in way {
+        text += &format!("hostkern:     called from {place}\n");
+    }
+    text += "hostkern: what happened last:\n";
+    for line in sched::recent().unwrap_or_default() {
+        text += &format!("hostkern:   {line}\n");
+    }
     text += &format!("hostkern: in thread {}\n", sched::current());
     for line in sched::table().unwrap_or_default() {
         text += &format!("hostkern:   {line}\n");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Runs: one program with one seed in this process, or many seeds in processes of their own.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::sched::{self, Policy, SECOND};
 use crate::{
-    file, imports, kqueue, mem, module, proc, report, socket, socket_net, socket_tasks, syscalls,
-    sysctl, taskqueue, user, vm,
+    bio, disk, file, imports, kqueue, mem, module, pages, proc, report, socket, socket_net,
+    socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
-                    [--limit SECONDS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
+                    [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern load KO...
        hostkern functions
@@ -33,6 +34,9 @@ struct Options {
     keep_loaded: bool,
     verbose: bool,
     progress: bool,
+    /// vfs.unmapped_buf_allowed is 0.
+    mapped: bool,
+    disks: Vec<disk::Spec>,
     /// Seconds a run may take.
     limit: u64,
     first: u64,
@@ -52,6 +56,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
         keep_loaded: false,
         verbose: false,
         progress: false,
+        mapped: false,
+        disks: Vec::new(),
         limit: 100,
         first: 1,
         count: 1,
@@ -68,6 +74,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
         }
         if arg == "--progress" {
             options.progress = true;
+            continue;
+        }
+        if arg == "--mapped" {
+            options.mapped = true;
             continue;
         }
         if arg == "--verbose" {
@@ -90,6 +100,11 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--count" => options.count = number()?,
             "--jobs" => options.jobs = number()?.max(1) as usize,
             "--recheck" => options.recheck = number()?,
+            "--trail" => sched::keep(number()? as usize),
+            "--disk" => {
+                let spec = disk::Spec::parse(value).ok_or_else(|| format!("--disk {value}"))?;
+                options.disks.push(spec);
+            }
             "--policy" => {
                 let (name, odds) = value.split_once(':').unwrap_or((value, "0"));
                 let odds = odds.parse().map_err(|_| format!("--policy {value}"))?;
@@ -200,6 +215,9 @@ fn one(options: Options) -> ExitCode {
             (path, words.iter().map(|word| word.replace("@seed", &seed)).collect())
         })
         .collect();
+    if options.mapped {
+        imports::map_all_buffers();
+    }
     sched::configure(options.seed, options.policy, options.spurious);
     boot();
     let first = proc::start_kernel(move || {
@@ -228,6 +246,7 @@ fn load(files: &[String]) -> ExitCode {
     sched::configure(1, Some(Policy::Block), 0);
     boot();
     let first = proc::start_kernel(move || {
+        let before = mem::objects();
         for (name, bytes) in &files {
             match module::load(name, bytes) {
                 Ok(()) => report::console(&format!("hostkern: load {name}: ok\n")),
@@ -242,7 +261,8 @@ fn load(files: &[String]) -> ExitCode {
                 }
             }
         }
-        let left = settled();
+        let mut left = settled();
+        left.extend(grown(&before));
         mem::audit();
         for why in &left {
             report::console(&format!("hostkern: LEFT OVER: {why}\n"));
@@ -266,6 +286,9 @@ fn settled() -> Vec<String> {
         left.extend(socket::leftovers());
         left.extend(file::leftovers());
         left.extend(kqueue::leftovers());
+        left.extend(bio::leftovers());
+        left.extend(pages::leftovers());
+        left.extend(disk::leftovers());
         left
     };
     for _ in 0..100 {
@@ -276,6 +299,19 @@ fn settled() -> Vec<String> {
         sched::sleep(3, false, "settle", Some(soon), || ());
     }
     all()
+}
+
+/// Objects of the kernel's, by type, that there are more of than before.
+fn grown(before: &BTreeMap<&'static str, usize>) -> Vec<String> {
+    // Disks may stay, and what a process is made of is used again.
+    let stays =
+        |name: &str| ["::cdev", "::cdevsw", "::proc_"].iter().any(|end| name.ends_with(end));
+    let more = |(name, count): (&'static str, usize)| {
+        let had = before.get(name).copied().unwrap_or(0);
+        let more = count > had && !stays(name);
+        more.then(|| format!("{} of {name}, {count} instead of {had}", count - had))
+    };
+    mem::objects().into_iter().filter_map(more).collect()
 }
 
 /// Makes the machine, without a thread.
@@ -304,8 +340,11 @@ fn again(options: &Options) -> String {
     } else {
         String::new()
     };
+    let mapped = if options.mapped { " --mapped" } else { "" };
+    let disks: String =
+        options.disks.iter().map(|disk| format!(" --disk {}", disk.text())).collect();
     format!(
-        "{} run --modules {} --seed {}{policy}{spurious} -- {}",
+        "{} run --modules {} --seed {}{policy}{spurious}{mapped}{disks} -- {}",
         exe.display(),
         options.modules.display(),
         options.seed,
@@ -334,6 +373,9 @@ fn kernel_thread(
         }
         report::console(&format!("hostkern: load {name}: ok\n"));
     }
+    options.disks.iter().for_each(disk::Spec::attach);
+    bio::start_enders();
+    let before = mem::objects();
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut status = 0;
     for (program, argv) in programs {
@@ -369,6 +411,7 @@ fn kernel_thread(
     }
     if !options.keep_loaded {
         bad.extend(settled());
+        bad.extend(grown(&before));
     }
     mem::audit();
     if options.verbose {
@@ -381,18 +424,20 @@ fn kernel_thread(
             "hostkern: {count} calls of {name} were left to the built-in, which is not here\n"
         ));
     }
-    let totals = sched::totals();
+    let (totals, bios) = (sched::totals(), bio::totals());
     let exit = if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) };
     for why in &bad {
         report::console(&format!("hostkern: LEFT OVER: {why}\n"));
     }
     report::console(&format!(
-        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} unserved={unserved} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
         options.seed,
         totals.policy,
         totals.syscalls,
         totals.calls,
         totals.switches,
+        bios.0,
+        bios.1,
         syscalls::elapsed().as_millis(),
         started.elapsed().as_millis(),
         totals.hash,
@@ -451,6 +496,12 @@ fn many(options: &Options) -> ExitCode {
             command.args(["run", "--seed", &seed.to_string(), "--modules"]).arg(&modules);
             if options.spurious > 0 {
                 command.args(["--spurious", &options.spurious.to_string()]);
+            }
+            if options.mapped {
+                command.arg("--mapped");
+            }
+            for disk in &options.disks {
+                command.args(["--disk", &disk.text()]);
             }
             for words in &options.programs {
                 let program = PathBuf::from(&words[0]).canonicalize().unwrap_or_default();
@@ -552,6 +603,7 @@ fn settle(
             seed: run.seed,
             programs: options.programs.clone(),
             modules: options.modules.clone(),
+            disks: options.disks.clone(),
             ..*options
         };
         once.keep_loaded = false;

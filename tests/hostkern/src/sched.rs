@@ -8,13 +8,13 @@
 //! timeout when nobody can run.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::state::{Held, Rng};
-use crate::{mem, module, report, signal, sys, user, vm};
+use crate::{imports, mem, module, report, signal, sys, user, vm};
 
 /// A thread's slot; its struct pcpu has the same index.
 pub type Tid = usize;
@@ -66,6 +66,8 @@ struct Thread {
     locks: Vec<(u64, String)>,
     /// Depth of calls into module code.
     in_module: u32,
+    /// What it is in the middle of that may not sleep.
+    sleepless: Option<&'static str>,
     woken: Woken,
     priority: u64,
 }
@@ -99,6 +101,22 @@ pub struct Sched {
     /// Pairs of lock names, the first held when the second was taken, with the place.
     order: BTreeMap<(String, String), String>,
     idle: Vec<Arc<Host>>,
+    /// What happened last, for a report.
+    events: VecDeque<Event>,
+    /// How much of it is kept.
+    keep: usize,
+    mutexes: BTreeMap<u64, String>,
+}
+
+/// A kernel call, its first argument, and what it returned if it is over; or a system call.
+#[derive(Clone, Copy)]
+struct Event {
+    at: i64,
+    tid: Tid,
+    td: usize,
+    name: &'static str,
+    argument: u64,
+    result: Option<u64>,
 }
 
 static SCHED: Held<Sched> = Held::new(Sched {
@@ -116,6 +134,9 @@ static SCHED: Held<Sched> = Held::new(Sched {
     timers: BTreeSet::new(),
     order: BTreeMap::new(),
     idle: Vec::new(),
+    events: VecDeque::new(),
+    keep: 40,
+    mutexes: BTreeMap::new(),
 });
 
 thread_local! {
@@ -243,6 +264,60 @@ pub fn trace(what: u64, value: u64) {
     });
 }
 
+/// Remembers what happens, for a report.
+pub fn note(name: &'static str, argument: u64, result: Option<u64>) {
+    SCHED.with(|s| {
+        let tid = s.current;
+        let td = s.threads.get(tid).map_or(0, |thread| thread.td as usize);
+        let event = Event { at: s.now, tid, td, name, argument, result };
+        // A call during which nobody else ran is one line.
+        if let Some(last) = s.events.back_mut()
+            && (last.tid, last.name, last.argument) == (tid, name, argument)
+            && last.result.is_none()
+        {
+            *last = event;
+            return;
+        }
+        if s.events.len() >= s.keep {
+            s.events.pop_front();
+        }
+        s.events.push_back(event);
+    });
+}
+
+/// How much of what happened a report shows.
+pub fn keep(events: usize) {
+    SCHED.with(|s| s.keep = events.max(1));
+}
+
+/// What happened last, as a table: time, thread, call. `None` when it cannot be looked at.
+pub fn recent() -> Option<Vec<String>> {
+    SCHED.try_with(|s| {
+        let line = |event: &Event| {
+            let Event { at, tid, name, argument, result, .. } = event;
+            let time = *at as f64 / SECOND as f64;
+            let live = s.threads.get(*tid).is_some_and(|its| its.td as usize == event.td);
+            let who = match live {
+                true => module::proc_name(event.td as *mut sys::thread),
+                false => "a thread that ended".to_owned(),
+            };
+            let on = match s.mutexes.get(argument) {
+                Some(name) => format!("({name} {argument:#x})"),
+                None if *name == "system call" => {
+                    format!(" {argument} {}", imports::name_of(*argument))
+                }
+                None => format!("({argument:#x})"),
+            };
+            let end = match result {
+                Some(result) => format!(" = {}", *result as i64),
+                None => " ...".to_owned(),
+            };
+            format!("{time:12.7} {tid:3} {who:24} {name}{on}{end}")
+        };
+        s.events.iter().map(line).collect()
+    })
+}
+
 /// Makes a thread that will run `body`; `None` when there are too many. It is ready at once.
 pub fn spawn(td: *mut sys::thread, body: Body) -> Option<Tid> {
     let host = SCHED.with(|s| s.idle.pop()).unwrap_or_else(Host::start);
@@ -258,6 +333,7 @@ pub fn spawn(td: *mut sys::thread, body: Body) -> Option<Tid> {
             td,
             locks: Vec::new(),
             in_module: 0,
+            sleepless: None,
             woken: Woken::Wakeup,
             priority: s.rng.next() | 1 << 63,
         };
@@ -498,6 +574,15 @@ pub fn in_module<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Calls what may not sleep, whoever it is called by: an interrupt's handler and its like.
+pub fn without_sleep<R>(what: &'static str, call: impl FnOnce() -> R) -> R {
+    let me = current();
+    let before = SCHED.with(|s| s.threads[me].sleepless.replace(what));
+    let result = call();
+    SCHED.with(|s| s.threads[me].sleepless = before);
+    result
+}
+
 /// A kernel process's thread leaves module code for good, wherever it is.
 pub fn left_module() {
     let me = current();
@@ -514,6 +599,11 @@ pub fn sleep(
     before: impl FnOnce(),
 ) -> Woken {
     let me = current();
+    SCHED.with(|s| {
+        if let Some(where_) = s.threads[me].sleepless {
+            report::panic(&format!("sleeping on {wmesg} in {where_}"));
+        }
+    });
     if catch && let Some(errno) = signal::interruption(me) {
         before();
         point();
@@ -600,6 +690,9 @@ pub fn unblock(on: u64) {
 /// Fails the run when the thread holds a mutex: `what` may sleep.
 pub fn may_sleep(what: &str) {
     SCHED.with(|s| {
+        if let Some(where_) = s.threads[s.current].sleepless {
+            report::panic(&format!("{what}, which may sleep, is called in {where_}"));
+        }
         if let Some((_, name)) = s.threads[s.current].locks.last() {
             report::panic(&format!(
                 "{what}, which may sleep, is called with a mutex held ({name})"
@@ -632,6 +725,7 @@ pub fn mtx_init(word: *mut usize, name: *const c_char) {
         (*mutex).lock_object.lo_flags = LO_INITIALIZED;
         (*mutex).mtx_lock = sys::MTX_UNOWNED as usize;
     }
+    SCHED.with(|s| s.mutexes.insert(word as u64, mutex_name(mutex)));
 }
 
 pub fn mtx_destroy(word: *mut usize) {

@@ -12,7 +12,9 @@ use crate::proc::{self, Descriptor};
 use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
-use crate::{imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, vm};
+use crate::{
+    disk, imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, tools, vm,
+};
 
 type Result<T = u64> = std::result::Result<T, Errno>;
 
@@ -36,6 +38,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
     sched::count_syscall();
     limit::refresh();
     sched::trace(number, 0);
+    sched::note("system call", number, None);
     sched::point();
     let result = match number {
         1 => {
@@ -70,6 +73,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         number,
         result.map_or_else(|error| error.0 as u64, |value| if number == 5 { 0 } else { value }),
     );
+    sched::note("system call", number, Some(result.unwrap_or_else(|error| error.0 as u64)));
     match result {
         Ok(value) => {
             frame.rax = value;
@@ -105,6 +109,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         23 => setuid(a(0) as u32),
         24 => Ok(u64::from(proc::uid())),
         37 => signal::kill(int(0), int(1)).map(|()| 0),
+        54 => ioctl(int(0), a(1), a(2)),
         73 => vm::unmap(proc::current_vm(), a(0), a(1)).map(|()| 0),
         74 => vm::protect(proc::current_vm(), a(0), a(1), int(2) & 7).map(|()| 0),
         82 => setpgid(int(0), int(1)),
@@ -154,6 +159,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         570 => sysctl_name(args),
         560 => kevent(args),
         571 => add_fd(file::memory()?, 0, false),
+        tools::CALL => tools::call(a(0)),
         _ => match socket_calls::call(number, args) {
             Some(result) => result,
             None => {
@@ -301,6 +307,13 @@ fn fcntl(fd: i32, command: i32, value: i32) -> Result {
     })
 }
 
+fn ioctl(fd: i32, command: u64, at: u64) -> Result {
+    with_fd(fd, |fp| match file::controls_disks(fp) {
+        true => disk::control(command, at).map(|()| 0),
+        false => Err(ENOTTY),
+    })
+}
+
 fn cap_rights_limit(fd: i32, at: u64) -> Result {
     let rights: [u64; 2] = vm::read(at)?;
     proc::with_files(|files| {
@@ -319,7 +332,10 @@ fn transfer(fd: i32, at: u64, len: u64, offset: Option<i64>, write: bool) -> Res
         if flag & if write { sys::FWRITE } else { sys::FREAD } == 0 {
             return Err(EBADF);
         }
-        if len > isize::MAX as u64 || offset.is_some_and(|offset| offset < 0) {
+        if len > isize::MAX as u64 {
+            return Err(EINVAL);
+        }
+        if offset.is_some_and(|offset| offset < 0) && file::disk_of(fp).is_none() {
             return Err(EINVAL);
         }
         if offset.is_some() && !file::is_vnode(fp) && file::host_fd(fp).is_none() {
@@ -528,6 +544,9 @@ fn exec(args: &[u64; 8], frame: &mut Frame) -> Result<()> {
             0 => break,
             at => argv.push(vm::read_string(at)?),
         }
+    }
+    if tools::is_one(&path) {
+        return proc::exec(&path, &argv, frame);
     }
     let canonical = path.canonicalize().map_err(|error| of_host(&error))?;
     proc::exec(&canonical, &argv, frame)
@@ -767,7 +786,10 @@ fn sysctl_numbers(name: u64, count: u64, old: u64, old_len: u64) -> Result {
 
 /// Loads a static program, with its stack, and returns its first registers.
 pub fn load_program(vm: *mut sys::vmspace, path: &Path, argv: &[Vec<u8>]) -> Result<Frame> {
-    let bytes = std::fs::read(path).map_err(|error| of_host(&error))?;
+    let bytes = match tools::is_one(path) {
+        true => tools::image(),
+        false => std::fs::read(path).map_err(|error| of_host(&error))?,
+    };
     let word = |at: usize, len: usize| -> Result<u64> {
         let mut word = [0; 8];
         word[..len].copy_from_slice(bytes.get(at..at + len).ok_or(ENOEXEC)?);

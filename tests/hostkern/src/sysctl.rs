@@ -67,6 +67,8 @@ pub fn start() {
     let security = node(0, "security");
     let bsd = node(security, "bsd");
     int(bsd, "unprivileged_mlock", 1, true);
+    int(kern, "maxphys", crate::disk::MAXPHYS as i32, false);
+    int(vfs, "unmapped_buf_allowed", i32::from(imports::unmapped_allowed()), false);
     int(kern, "maxproc", crate::proc::MAX_PROCS as i32, false);
 }
 

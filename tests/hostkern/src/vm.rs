@@ -36,7 +36,7 @@ static PHYSICAL_FILE: AtomicUsize = AtomicUsize::new(0);
 static FREE: Mutex<(BTreeMap<u64, Vec<u64>>, u64)> = Mutex::new((BTreeMap::new(), 0));
 
 /// Memory that mappings share.
-enum Object {
+pub enum Object {
     /// A run of the physical file.
     Physical { start: u64, len: u64 },
     /// A file of the host's.
@@ -474,6 +474,13 @@ fn resolve(vm: usize, at: u64, write: bool) -> Option<(*mut u8, usize)> {
         let host = entry.object.host() + (entry.offset + (at - start)) as usize;
         Some((host as *mut u8, (entry.end - at) as usize))
     })
+}
+
+/// The page at an address of an address space: where the host has it, and what keeps it there.
+/// `None`: a fault.
+pub fn page(vm: usize, at: u64, write: bool) -> Option<(usize, Arc<Object>)> {
+    let (host, _) = resolve(vm, at, write)?;
+    with_map(vm, |map| Some((host as usize, map.entry_at(at)?.1.object.clone())))
 }
 
 /// Writes to an address space that is being made, whatever its protection.

@@ -34,7 +34,7 @@ fn load(files: &[&Path]) -> (i32, String) {
 }
 
 /// The cases in the order of planted.c, and what must be said.
-const PLANTED: [(&str, &str); 21] = [
+const PLANTED: [(&str, &str); 30] = [
     ("nothing", "unload planted.ko: ok"),
     ("user access", "past copyin(9)"),
     (
@@ -59,6 +59,15 @@ const PLANTED: [(&str, &str); 21] = [
     ("sleep without interlock", "a sleep without holding the mutex it names"),
     ("wakeup is not lost", "planted: msleep 35"),
     ("timeout is on time", "planted: 0 owned 500 ms"),
+    ("double fetch", "user memory at 0x300004 is fetched twice in one call"),
+    ("another's credential", "a process of the kernel sleeps with another's credential"),
+    ("another's address space", "a process of the kernel sleeps in another's address space"),
+    ("bio leak", "LEFT OVER: 1 bios are left"),
+    ("bio freed twice", "a bio is destroyed that is none"),
+    ("page not held", "a page is unheld that is not held"),
+    ("kernel addresses leak", "LEFT OVER: 1 ranges of kernel addresses are taken"),
+    ("counter leak", "LEFT OVER: 1 of counter, 1 instead of 0"),
+    ("way to a panic", "called from planted_modevent+"),
 ];
 
 /// Those that are no defects.

@@ -2,23 +2,24 @@
 //! Many processes of several threads that submit, wait, cancel, fork, become another program, end
 //! with requests in flight and are killed, all at once; what is read is checked.
 //!
-//! `stress [--procs 8] [--threads 4] [--requests 100000] [--seed 1]` works in the current
-//! directory. What each thread of each process tries in which order depends on the seed only;
+//! `stress [--procs 8] [--threads 4] [--requests 100000] [--seed 1] [--life 900]
+//! [--disk DEVICE]` works in the current directory, and with `--disk` on a device too, whose contents
+//! are lost and which may fail. What each thread of each process tries in which order depends on the seed only;
 //! what happens meanwhile does not. It prints counts, and exits 1 when data was wrong, a request
 //! was lost or ended in an error that it had no cause for, or nothing moved for two minutes.
 //!
-//! A process lives for a generation: some hundreds of requests, then it ends in one of the ways
+//! A process lives for a generation: some hundreds of requests (`--life` says how many), then it ends in one of the ways
 //! of [`End`], and the supervisor starts the next. Reads are of a file that never changes, or of
-//! blocks of the process's own file, whose contents it knows. What a dead process had in flight
+//! blocks of the process's own file, or its own part of the device, whose contents it knows. What a dead process had in flight
 //! must not show in the file of its successor, nor in its memory.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
-use core::ffi::c_char;
+use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, Cb};
-use guest::errno::{EAGAIN, EBADF, ECANCELED, EFAULT, EINPROGRESS, EINTR, EINVAL};
+use guest::errno::{EAGAIN, EBADF, ECANCELED, EFAULT, EINPROGRESS, EINTR, EINVAL, EIO};
 use guest::mem::{HOLE, Region};
 use guest::out::Text;
 use guest::path::Path;
@@ -116,9 +117,9 @@ struct Generation {
 }
 
 impl Generation {
-    fn new(seed: u64, proc: usize, number: u64) -> Self {
+    fn new(seed: u64, proc: usize, number: u64, life: u64) -> Self {
         let mut rng = Rng::new(mix(seed ^ mix((proc as u64) << 32 | number)));
-        let budget = 150 + rng.below(900);
+        let budget = life / 6 + rng.below(life);
         let end = match rng.below(8) {
             0..3 => End::Drain,
             3..5 => End::Exit,
@@ -174,6 +175,8 @@ fn supervise(args: Args) -> Result<i32> {
     let threads = args.number(c"--threads", 4).clamp(1, THREADS as u64) as usize;
     let target = args.number(c"--requests", 100_000);
     let seed = args.number(c"--seed", 1);
+    let disk = args.value(c"--disk");
+    let life = args.number(c"--life", 900).max(1);
     map_counters(sys::O_CREAT | sys::O_TRUNC)?;
     make_data()?;
     put(Counter::Seed, seed);
@@ -192,7 +195,7 @@ fn supervise(args: Args) -> Result<i32> {
                     let number = next[proc];
                     next[proc] += 1;
                     generations += 1;
-                    table[proc] = Some(start_one(proc, threads, number, seed)?);
+                    table[proc] = Some(start_one(proc, threads, number, seed, life, disk)?);
                 }
                 Some(Process { pid, kill_at: Some(at), .. }) if made(proc) >= at || stop => {
                     let _ = sys::kill(pid, sys::SIGKILL);
@@ -273,12 +276,21 @@ fn supervise(args: Args) -> Result<i32> {
     Ok(i32::from(get(Counter::Bad) > 0))
 }
 
-fn start_one(proc: usize, threads: usize, number: u64, seed: u64) -> Result<Process> {
+fn start_one(
+    proc: usize,
+    threads: usize,
+    number: u64,
+    seed: u64,
+    life: u64,
+    disk: Option<&CStr>,
+) -> Result<Process> {
     shared().atomic((PER_PROC + proc) * 8).store(0, SeqCst);
-    let generation = Generation::new(seed, proc, number);
+    let generation = Generation::new(seed, proc, number, life);
     let kill_at = (generation.end == End::Killed).then_some(generation.budget);
     match sys::fork()? {
-        Fork::Child => sys::exit(generation_of(proc, threads, number, generation).unwrap_or(2)),
+        Fork::Child => {
+            sys::exit(generation_of(proc, threads, number, generation, disk).unwrap_or(2))
+        }
         Fork::Parent(pid) => Ok(Process { pid, number, kill_at }),
     }
 }
@@ -289,16 +301,20 @@ fn again(args: Args) -> Result<i32> {
     let proc = args.number(c"--proc", 0) as usize;
     let number = args.number(c"--again", 0);
     add(Counter::Execs);
-    let mut generation = Generation::new(get(Counter::Seed) ^ 0xec, proc, number);
+    let mut generation = Generation::new(get(Counter::Seed) ^ 0xec, proc, number, 1);
     generation.end = End::Drain;
     generation.budget = 100;
     shared().atomic((PER_PROC + proc) * 8).store(0, SeqCst);
-    generation_of(proc, args.number(c"--threads", 1) as usize, number, generation)
+    let threads = args.number(c"--threads", 1) as usize;
+    generation_of(proc, threads, number, generation, args.value(c"--disk"))
 }
 
 fn own_file(proc: usize) -> Path {
     Path::of(format_args!("own{proc}"))
 }
+
+/// What [`Common::base`] is for a file.
+const FILE: usize = 1;
 
 /// What the threads of a process share.
 struct Common {
@@ -307,6 +323,8 @@ struct Common {
     memory: AtomicUsize,
     data: AtomicUsize,
     own: AtomicUsize,
+    /// Where its own part of a device begins, or [`FILE`].
+    base: AtomicUsize,
     any: AtomicUsize,
     budget: AtomicU64,
     seeds: [AtomicU64; THREADS],
@@ -319,6 +337,7 @@ static COMMON: Common = Common {
     memory: AtomicUsize::new(0),
     data: AtomicUsize::new(0),
     own: AtomicUsize::new(0),
+    base: AtomicUsize::new(FILE),
     any: AtomicUsize::new(0),
     budget: AtomicU64::new(0),
     seeds: [const { AtomicU64::new(0) }; THREADS],
@@ -337,6 +356,11 @@ enum Kind {
 }
 
 impl Kind {
+    /// Whether it is of the process's own file.
+    fn is_own(self) -> bool {
+        matches!(self, Self::ReadOwn | Self::WriteOwn)
+    }
+
     fn of(number: u64) -> Self {
         [Self::ReadData, Self::ReadOwn, Self::WriteOwn, Self::Fault][number as usize & 3]
     }
@@ -393,10 +417,19 @@ fn generation_of(
     threads: usize,
     number: u64,
     mut generation: Generation,
+    disk: Option<&CStr>,
 ) -> Result<i32> {
     let memory = Region::map_shared(threads * SLOTS * SLOT_BYTES)?;
-    let own = own_file(proc);
-    let fd = sys::open(own.as_cstr(), sys::O_RDWR | sys::O_CREAT | sys::O_TRUNC, 0o600)?;
+    let fd = match disk {
+        Some(disk) => {
+            COMMON.base.store(proc * threads * BLOCKS * BLOCK, SeqCst);
+            sys::open(disk, sys::O_RDWR, 0)?
+        }
+        None => {
+            let flags = sys::O_RDWR | sys::O_CREAT | sys::O_TRUNC;
+            sys::open(own_file(proc).as_cstr(), flags, 0o600)?
+        }
+    };
     COMMON.proc.store(proc, SeqCst);
     COMMON.memory.store(memory.addr(), SeqCst);
     COMMON.data.store(sys::open(c"data", sys::O_RDONLY, 0)? as usize, SeqCst);
@@ -409,6 +442,7 @@ fn generation_of(
     let first = mix((proc as u64) << 32 | number) | 1;
     for block in 0..threads * BLOCKS {
         write_block(fd, block, first.wrapping_add(block as u64))?;
+        BUSY[block].store(0, SeqCst);
     }
     for seed in &COMMON.seeds[..threads] {
         seed.store(generation.rng.next(), SeqCst);
@@ -427,18 +461,18 @@ fn generation_of(
             look_at_all(fd, threads)?;
         }
         End::Exit => {}
-        End::Exec if get(Counter::Stop) == 0 => exec(proc, threads, number)?,
+        End::Exec if get(Counter::Stop) == 0 => exec(proc, threads, number, disk)?,
         End::Exec => {}
     }
     Ok(0)
 }
 
 /// Becomes this program again; whatever the threads do meanwhile.
-fn exec(proc: usize, threads: usize, number: u64) -> Result<()> {
+fn exec(proc: usize, threads: usize, number: u64, disk: Option<&CStr>) -> Result<()> {
     let own = sys::own_path()?;
     let word = |value: u64| Path::of(format_args!("{value}"));
     let (proc, threads, number) = (word(proc as u64), word(threads as u64), word(number));
-    let argv: [*const c_char; 8] = [
+    let argv: [*const c_char; 10] = [
         own.as_cstr().as_ptr(),
         c"--again".as_ptr(),
         number.as_cstr().as_ptr(),
@@ -446,9 +480,30 @@ fn exec(proc: usize, threads: usize, number: u64) -> Result<()> {
         proc.as_cstr().as_ptr(),
         c"--threads".as_ptr(),
         threads.as_cstr().as_ptr(),
+        disk.map_or(core::ptr::null(), |_| c"--disk".as_ptr()),
+        disk.map_or(core::ptr::null(), CStr::as_ptr),
         core::ptr::null(),
     ];
     sys::execve(own.as_cstr(), &argv)
+}
+
+/// Where a block of a process's own is.
+fn place(block: usize) -> usize {
+    match COMMON.base.load(SeqCst) {
+        FILE => block * BLOCK,
+        base => base + block * BLOCK,
+    }
+}
+
+/// Calls again what a device failed.
+fn persist(mut call: impl FnMut() -> Result<usize>) -> Result<usize> {
+    for _ in 0..1000 {
+        match call() {
+            Err(EIO) if COMMON.base.load(SeqCst) != FILE => {}
+            other => return other,
+        }
+    }
+    Err(EIO)
 }
 
 fn write_block(fd: i32, block: usize, tag: u64) -> Result<()> {
@@ -456,9 +511,8 @@ fn write_block(fd: i32, block: usize, tag: u64) -> Result<()> {
     for (index, word) in bytes.chunks_mut(8).enumerate() {
         word.copy_from_slice(&block_word(tag, block, index).to_le_bytes());
     }
-    sys::pwrite(fd, &bytes, (block * BLOCK) as i64)?;
+    persist(|| sys::pwrite(fd, &bytes, place(block) as i64))?;
     TAG[block].store(tag, SeqCst);
-    BUSY[block].store(0, SeqCst);
     Ok(())
 }
 
@@ -470,7 +524,7 @@ fn look_at_all(fd: i32, threads: usize) -> Result<()> {
     }
     let mut bytes = [0u8; BLOCK];
     for (block, tag) in TAG.iter().enumerate().take(threads * BLOCKS) {
-        if sys::pread(fd, &mut bytes, (block * BLOCK) as i64)? != BLOCK {
+        if persist(|| sys::pread(fd, &mut bytes, place(block) as i64))? != BLOCK {
             bad(format_args!("block {block} is short"));
         }
         let tag = tag.load(SeqCst);
@@ -522,12 +576,11 @@ fn submit(index: usize, rng: &mut Rng) {
         kind = Kind::ReadData;
     }
     let block = index * BLOCKS + rng.below(BLOCKS as u64) as usize;
-    let own = matches!(kind, Kind::ReadOwn | Kind::WriteOwn);
-    if own && BUSY[block].compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
+    if kind.is_own() && BUSY[block].compare_exchange(0, 1, SeqCst, SeqCst).is_err() {
         kind = Kind::ReadData;
     }
     let (fd, offset, len) = match kind {
-        Kind::ReadOwn | Kind::WriteOwn => (COMMON.own.load(SeqCst), block * BLOCK, BLOCK),
+        Kind::ReadOwn | Kind::WriteOwn => (COMMON.own.load(SeqCst), place(block), BLOCK),
         Kind::ReadData | Kind::Fault => {
             let most = if rng.one_in(10) { LONGEST / 8 } else { 512 };
             let len = 8 + rng.below(most as u64) as usize * 8;
@@ -552,7 +605,10 @@ fn submit(index: usize, rng: &mut Rng) {
     let vectored = rng.one_in(3);
     if vectored {
         let list = slot_memory(slot).part(512, 64);
-        let cut = rng.below(len as u64 + 1) as usize;
+        let mut cut = rng.below(len as u64 + 1) as usize;
+        if COMMON.base.load(SeqCst) != FILE && kind.is_own() {
+            cut &= !511;
+        }
         let pieces = [(base, cut), (base + cut, 0), (base + cut, len - cut)];
         for (index, (base, len)) in pieces.into_iter().enumerate() {
             list.put(index * size_of::<Iovec>(), Iovec { base, len });
@@ -588,7 +644,7 @@ fn submit(index: usize, rng: &mut Rng) {
 
 fn free(slot: usize) {
     let entry = &SLOT[slot];
-    if matches!(Kind::of(entry.kind.load(SeqCst)), Kind::ReadOwn | Kind::WriteOwn) {
+    if Kind::of(entry.kind.load(SeqCst)).is_own() {
         BUSY[entry.block.load(SeqCst)].store(0, SeqCst);
     }
     entry.state.store(0, SeqCst);
@@ -605,6 +661,14 @@ fn finish(slot: usize, result: Result<i64>) {
     match (kind, result) {
         (_, Err(ECANCELED)) => add(Counter::Canceled),
         (Kind::Fault, Err(EFAULT)) => add(Counter::Faulted),
+        (Kind::ReadOwn | Kind::WriteOwn, Err(EIO)) if COMMON.base.load(SeqCst) != FILE => {
+            add(Counter::Faulted);
+            let block = entry.block.load(SeqCst);
+            let own = COMMON.own.load(SeqCst) as i32;
+            if kind == Kind::WriteOwn && write_block(own, block, entry.tag.load(SeqCst)).is_err() {
+                bad(format_args!("block {block} cannot be written"));
+            }
+        }
         (Kind::ReadData | Kind::ReadOwn | Kind::WriteOwn, Ok(count)) if count == len as i64 => {
             add(Counter::Completed);
             if kind == Kind::WriteOwn {

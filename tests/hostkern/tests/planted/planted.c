@@ -5,6 +5,8 @@
  */
 #include <sys/param.h>
 #include <sys/systm.h>
+#include <sys/bio.h>
+#include <sys/counter.h>
 #include <sys/kernel.h>
 #include <sys/lock.h>
 #include <sys/malloc.h>
@@ -12,6 +14,12 @@
 #include <sys/mutex.h>
 #include <sys/proc.h>
 #include <sys/ucred.h>
+#include <vm/vm.h>
+#include <vm/vm_param.h>
+#include <vm/pmap.h>
+#include <vm/vm_extern.h>
+#include <vm/vm_page.h>
+#include <geom/geom.h>
 
 enum {
 	NOTHING,
@@ -35,6 +43,15 @@ enum {
 	SLEEP_WITHOUT_INTERLOCK,
 	WAKEUP_IS_NOT_LOST,
 	TIMEOUT_IS_ON_TIME,
+	DOUBLE_FETCH,
+	FOREIGN_CREDENTIAL,
+	FOREIGN_VMSPACE,
+	BIO_LEAK,
+	BIO_DOUBLE_FREE,
+	UNHELD_PAGE,
+	KVA_LEAK,
+	COUNTER_LEAK,
+	WAY_TO_A_PANIC,
 };
 
 MALLOC_DEFINE(M_ONE, "planted one", "test");
@@ -47,6 +64,9 @@ plant(void)
 {
 	volatile char *memory;
 	struct mtx unready;
+	struct bio *bp;
+	vm_page_t page;
+	uint32_t words[2];
 	int error;
 
 	switch (PLANTED) {
@@ -148,6 +168,39 @@ plant(void)
 		    (int)((after - before) * 1000 / SBT_1S));
 		break;
 	}
+	case DOUBLE_FETCH:
+		/* Nothing is there; that it was asked for is enough. */
+		(void)copyin((const void *)0x300000, &words, sizeof(words));
+		(void)fuword32((const void *)0x300004);
+		break;
+	case FOREIGN_CREDENTIAL:
+		curthread->td_ucred = (struct ucred *)&words;
+		tsleep_sbt(&first, 0, "other", SBT_1S, 0, 0);
+		break;
+	case FOREIGN_VMSPACE:
+		curproc->p_vmspace = (struct vmspace *)&words;
+		tsleep_sbt(&first, 0, "other", SBT_1S, 0, 0);
+		break;
+	case BIO_LEAK:
+		(void)g_alloc_bio();
+		break;
+	case BIO_DOUBLE_FREE:
+		bp = g_alloc_bio();
+		g_destroy_bio(bp);
+		g_destroy_bio(bp);
+		break;
+	case UNHELD_PAGE:
+		page = (vm_page_t)&words;
+		vm_page_unhold_pages(&page, 1);
+		break;
+	case KVA_LEAK:
+		(void)kva_alloc(PAGE_SIZE);
+		break;
+	case COUNTER_LEAK:
+		(void)counter_u64_alloc(M_WAITOK);
+		break;
+	case WAY_TO_A_PANIC:
+		panic("planted");
 	}
 }
 
