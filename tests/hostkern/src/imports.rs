@@ -361,6 +361,9 @@ functions! {
     "kproc(9)" fn kproc_exit(_code: c_int) {
         crate::user::abandon();
     }
+    "racct(9)" fn racct_add_force(_p: *mut sys::proc_, _resource: c_int, _amount: u64) {
+        report::panic("racct_add_force with kern.racct.enable 0");
+    }
     "signal(9)" fn kern_psignal(p: *mut sys::proc_, signal: c_int) {
         if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
             report::panic("kern_psignal without the process lock");
@@ -776,6 +779,8 @@ const OBJECTS: &[Object] = &[
     Object { name: "unmapped_buf_allowed", size: 4, init: |_| () },
     // No policy checks reads.
     Object { name: "mac_vnode_check_read_fp_flag", size: 1, init: |_| () },
+    // Resources are not accounted.
+    Object { name: "racct_enable", size: 1, init: |_| () },
     // Below all that can be written, which here is everything.
     Object { name: "brwsection", size: 1, init: |_| () },
     Object { name: "vop_unlock_desc", size: 64, init: |_| () },
