@@ -198,20 +198,20 @@ fn exit_with_requests_in_flight_leaves_nothing(test: &Test) -> Outcome {
 }
 
 fn no_exit_takes_a_second(test: &Test) -> Outcome {
-    const EXITS: usize = 60;
+    const EXITS: usize = 100;
     let fd = test.file("file", 1 << 20)?;
-    let buffer = test.buffer(1 << 16);
+    let buffer = test.buffer(1 << 18);
     let mut slow = 0;
     for round in 0..EXITS {
         let pid = test.child(|test| {
             for index in 0..=round as i64 % 8 {
-                let cb = test.request(Op::Write, fd, index << 16, &buffer);
+                let cb = test.request(Op::Write, fd, index << 18, &buffer);
                 if Op::Write.submit(cb.addr()).is_err() {
                     return 1;
                 }
             }
             // Some requests have begun by then, and not ended.
-            for _ in 0..round % 5 {
+            for _ in 0..round % 3 {
                 sys::sched_yield();
             }
             0
