@@ -131,6 +131,24 @@ aio_rs_mac_checks_reads(void)
 	return (&mac_vnode_check_read_fp_flag);
 }
 
+/* Whether resources are accounted; null in a kernel without RACCT. */
+extern bool racct_enable __attribute__((weak));
+
+const bool *
+aio_rs_racct_enabled(void)
+{
+	return (&racct_enable);
+}
+
+void	racct_add_force(struct proc *, int, uint64_t) __attribute__((weak));
+
+/* Only where they are. */
+void
+aio_rs_racct_add(struct proc *p, int resource, uint64_t amount)
+{
+	racct_add_force(p, resource, amount);
+}
+
 int
 aio_rs_vop_fsync(struct vnode *vp, struct thread *td)
 {

@@ -40,6 +40,8 @@ unsafe extern "C" {
     pub fn aio_rs_rangelock_tryrlock(vp: *mut vnode, start: off_t, end: off_t) -> *mut c_void;
     pub fn aio_rs_rangelock_unlock(vp: *mut vnode, cookie: *mut c_void);
     pub fn aio_rs_mac_checks_reads() -> *const bool;
+    pub fn aio_rs_racct_enabled() -> *const bool;
+    pub fn aio_rs_racct_add(p: *mut proc_, resource: c_int, amount: u64);
     pub fn aio_rs_vn_lock(vp: *mut vnode);
     pub fn aio_rs_vop_unlock(vp: *mut vnode);
     pub fn aio_rs_vop_fsync(vp: *mut vnode, td: *mut thread) -> c_int;

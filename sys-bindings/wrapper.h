@@ -27,6 +27,7 @@
 #include <sys/pcpu.h>
 #include <sys/priv.h>
 #include <sys/proc.h>
+#include <sys/racct.h>
 #include <sys/resourcevar.h>
 #include <sys/protosw.h>
 #include <sys/signalvar.h>

@@ -206,6 +206,7 @@ impl Engine {
         let (bios, mapped) = batch.bios();
         let gauge = if mapped { self.config.num_buf_aio } else { self.config.num_unmapped_aio };
         batch.owner.seats.count(gauge, bios);
+        td.charge_transfer(write, buffer.len(), bios);
         Ok(batch)
     }
 

@@ -456,8 +456,11 @@ impl Pool {
             let performed = request.perform(worker);
             engine.statistics.performed(By::Worker, &request.record, &performed.outcome);
             let mut inner = process.lock();
-            if let (Some(signal), Some(live)) = (performed.signal, inner.live.as_ref()) {
-                live.signal(signal);
+            if let Some(live) = inner.live.as_ref() {
+                if let Some(signal) = performed.signal {
+                    live.signal(signal);
+                }
+                live.charge(&performed.outcome);
             }
             let (table, tell) = inner.parts();
             let told = |notice: &mut Notice, news| tell.tell(notice, news);

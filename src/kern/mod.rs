@@ -22,6 +22,7 @@ pub mod printf;
 pub mod probe;
 pub mod proc;
 pub mod procmap;
+mod racct;
 mod resident;
 pub mod signal;
 pub mod sleep;

@@ -40,7 +40,7 @@ impl<'a> Curthread<'a> {
         self.td.as_ptr()
     }
 
-    fn proc_ptr(self) -> *mut sys::proc_ {
+    pub(super) fn proc_ptr(self) -> *mut sys::proc_ {
         // SAFETY: a thread's process does not change.
         unsafe { (*self.as_ptr()).td_proc }
     }

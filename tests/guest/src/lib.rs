@@ -23,6 +23,8 @@ pub mod oaio;
 pub mod out;
 pub mod path;
 pub mod rng;
+#[cfg(test)]
+mod semantics;
 pub mod signal;
 pub mod start;
 pub mod sys;

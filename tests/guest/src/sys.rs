@@ -557,6 +557,16 @@ pub fn thread_blocks() -> Result<(i64, i64)> {
     Ok((usage[11] as i64, usage[12] as i64))
 }
 
+/// Messages that this thread sent and received (getrusage(2)).
+///
+/// # Errors
+/// Those of the call.
+pub fn thread_messages() -> Result<(i64, i64)> {
+    let mut usage = [0 as Long; 18];
+    call!(117, 1, usage.as_mut_ptr())?;
+    Ok((usage[13] as i64, usage[14] as i64))
+}
+
 /// open(2).
 ///
 /// # Errors
@@ -715,6 +725,19 @@ pub fn fs_type(fd: i32) -> Result<crate::out::Text<16>> {
     call!(556, fd, bytes.as_mut_ptr())?;
     let name = bytes[280..296].split(|&byte| byte == 0).next().unwrap_or(&[]);
     Ok(crate::out::Text::of(format_args!("{}", core::str::from_utf8(name).unwrap_or("?"))))
+}
+
+/// rctl_get_racct(2): what a subject, such as "process:1", has been charged, as words `resource=amount`
+/// with commas between and a NUL behind.
+///
+/// # Errors
+/// Those of the call.
+pub fn rctl_get_racct(subject: &str, to: &mut [u8]) -> Result<()> {
+    let mut text = [0u8; 64];
+    let text = &mut text[..(subject.len() + 1).min(64)];
+    let len = text.len() - 1;
+    text[..len].copy_from_slice(&subject.as_bytes()[..len]);
+    call!(525, text.as_ptr(), text.len(), to.as_mut_ptr(), to.len()).map(|_| ())
 }
 
 /// unlink(2).

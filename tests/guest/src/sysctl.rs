@@ -5,10 +5,11 @@ use crate::Result;
 use crate::errno::EINVAL;
 use crate::sys;
 
-/// Reads an integer of four or eight bytes; `None` when there is no such sysctl.
+/// Reads an integer of four or eight bytes, or a truth value of one; `None` when there is no such sysctl.
 pub fn get(name: &str) -> Option<u64> {
     let mut value = [0; 8];
     match sys::sysctlbyname(name, &mut value, &[]).ok()? {
+        1 => Some(u64::from(value[0])),
         4 => Some(u64::from(u32::from_le_bytes(value[..4].try_into().ok()?))),
         8 => Some(u64::from_le_bytes(value)),
         _ => None,

@@ -736,13 +736,15 @@ fn pipe_read(pipe: u64, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Err
 }
 
 fn pipe_write(pipe: u64, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+    let whole = uio.uio_resid;
     while uio.uio_resid > 0 {
         let (room, broken) = FILES.with(|files| {
             let pipe = files.pipes.get(&pipe).expect("an end has it");
             (PIPE - pipe.data.len(), pipe.readers == 0)
         });
         if broken {
-            return Err(EPIPE);
+            // Who has written something is told of that.
+            return if uio.uio_resid < whole { Ok(()) } else { Err(EPIPE) };
         }
         if room > 0 {
             let mut left = room;

@@ -436,6 +436,9 @@ functions! {
         proc::assert_home("ends");
         crate::user::abandon();
     }
+    "racct(9)" fn racct_add_force(_p: *mut sys::proc_, _resource: c_int, _amount: u64) {
+        report::panic("racct_add_force with kern.racct.enable 0");
+    }
     "signal(9)" fn kern_psignal(p: *mut sys::proc_, signal: c_int) {
         if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
             report::panic("kern_psignal without the process lock");
@@ -859,6 +862,8 @@ const OBJECTS: &[Object] = &[
     },
     // No policy checks reads.
     Object { name: "mac_vnode_check_read_fp_flag", size: 1, init: |_| () },
+    // Resources are not accounted.
+    Object { name: "racct_enable", size: 1, init: |_| () },
     // Below all that can be written, which here is everything.
     Object { name: "brwsection", size: 1, init: |_| () },
     Object { name: "vop_unlock_desc", size: 64, init: |_| () },

@@ -265,6 +265,9 @@ fn test(options: &Options, suite: bool) -> Result<bool, String> {
 
 fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec<Row>, String> {
     let name = machine.name;
+    // Cases look at what processes are charged. What is asked for comes last, and wins.
+    let kenv = format!("kern.racct.enable=1 {}", options.kenv);
+    let options = &Options { kenv, ..options.clone() };
     let kind = if suite { "suite" } else { "test" };
     let reference_options = Options { module: false, ..options.clone() };
     let plan = plan::reference(options, suite);
@@ -274,21 +277,37 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
         println!("vm: {name}: no kyua or no Kyuafile in the guest: the suite was run without kyua");
     }
     let reference_cases = cases(&reference);
+    let leaks = !suite || options.only.is_empty();
     if !options.module {
         rows.extend(steps(name, &reference));
-        rows.push(leak_row(name, &reference));
+        rows.extend(leaks.then(|| leak_row(name, &reference)));
         rows.extend(table::compare(name, &reference_cases, None));
         return Ok(rows);
     }
     let ours = boot(options, machine, &format!("{kind}-module"), &plan::module(options, suite))?;
     rows.push(boot_row(options, name, "aio_rs run", &ours));
     rows.extend(steps(name, &ours));
-    rows.push(leak_row(name, &ours));
+    rows.extend(leaks.then(|| leak_row(name, &ours)));
+    rows.extend(suite.then(|| unserved_row(name, &ours.report)));
     let new = trouble::new_complaints(&ours.console, &reference.console);
     let complaints = if new.is_empty() { Ok(String::new()) } else { Err(new.join("; ")) };
     rows.push(Row::step(name, "no new kernel complaints", complaints));
-    rows.extend(table::compare(name, &reference_cases, Some(&cases(&ours))));
+    let our_cases = table::repeated(cases(&ours), options.repeat);
+    rows.extend(table::compare(name, &reference_cases, Some(&our_cases)));
     Ok(rows)
+}
+
+/// Whether our engine could serve all that was asked of it in the base system's suite.
+fn unserved_row(machine: &str, report: &report::Report) -> Row {
+    let value = |tag| report.value(tag, plan::UNSERVED);
+    let result = match (value(plan::BEFORE_BASE), value(plan::AFTER_BASE)) {
+        (Some(before), Some(after)) if before == after => Ok(String::new()),
+        (Some(before), Some(after)) => {
+            Err(format!("{} went from {before} to {after}", plan::UNSERVED))
+        }
+        _ => Err(format!("{} was not read", plan::UNSERVED)),
+    };
+    Row::step(machine, "the base suite left nothing unserved", result)
 }
 
 /// Whether a boot went through its plan.
@@ -409,6 +428,19 @@ fn leak_row(machine: &str, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_unserved_fails() {
+        let mark = |before: &str, after: &str| {
+            let name = plan::UNSERVED;
+            let text =
+                format!("@value before-base {name} {before}\n@value after-base {name} {after}\n");
+            unserved_row("plain", &report::Report::parse(&text)).mark
+        };
+        assert_eq!(mark("0", "0"), table::Mark::Passed);
+        assert_eq!(mark("0", "2"), table::Mark::Failed);
+        assert_eq!(mark("-", "-"), table::Mark::Failed);
+    }
 
     #[test]
     fn modules_for_another_version() {

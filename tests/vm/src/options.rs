@@ -36,6 +36,11 @@ Options
   --kenv TEXT       more of the kernel's environment, for a direct boot
   --requests N      how much the stress program does (default: 20000)
 
+Options of vm-test
+  --only WHICH      base: nothing but the base system's suite; base-cases: of that,
+                    nothing but aio_test and lio_test
+  --repeat N        with the module, the suite so many times in one boot (default: 1)
+
 Options of bench
   --boots N         boots of each engine that count instructions (default: 5)
   --timed N         boots of each engine against the clock (default: 1)
@@ -105,8 +110,10 @@ pub struct Options {
     pub boots: u32,
     /// Boots against the clock.
     pub timed: u32,
-    /// Which rows.
+    /// Which rows; of vm-test, "base", "base-cases" or all.
     pub only: String,
+    /// How often the base system's suite runs in one boot of ours.
+    pub repeat: u32,
     /// Percent of the usual number of operations.
     pub percent: u64,
     /// Where to write figures.
@@ -154,6 +161,7 @@ impl Options {
             boots: 5,
             timed: 1,
             only: String::new(),
+            repeat: 1,
             percent: 100,
             json: None,
             profile: None,
@@ -181,7 +189,11 @@ impl Options {
                 "--boots" => options.boots = number(word, &value()?, 0..=100)? as u32,
                 "--timed" => options.timed = number(word, &value()?, 0..=100)? as u32,
                 "--percent" => options.percent = number(word, &value()?, 1..=10_000)?,
+                "--only" if options.command == Command::VmTest => {
+                    options.only = one_of(word, value()?, &["base", "base-cases"])?;
+                }
                 "--only" => options.only = value()?,
+                "--repeat" => options.repeat = number(word, &value()?, 1..=1000)? as u32,
                 "--json" => options.json = Some(value()?.into()),
                 "--profile" => options.profile = Some(value()?.into()),
                 "--junit" => options.junit = Some(value()?.into()),
@@ -256,6 +268,14 @@ mod tests {
         assert_eq!(options.json, Some(PathBuf::from("x")));
         assert!(parse("bench").unwrap().boots >= 5);
         assert!(parse("bench --boots 1000").unwrap_err().contains("--boots"));
+    }
+
+    #[test]
+    fn vm_test() {
+        let options = parse("vm-test --only base --repeat 20").unwrap();
+        assert_eq!((options.only.as_str(), options.repeat), ("base", 20));
+        assert!(parse("vm-test --only lio").unwrap_err().contains("base"));
+        assert!(parse("vm-test --repeat 0").unwrap_err().contains("--repeat"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! means). Emulation is slow: time limits are meant for hangs, not for slow machines.
 
 use crate::guest::Plan;
-use crate::options::Options;
+use crate::options::{Command, Options};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -20,6 +20,14 @@ pub const GAUGES: [&str; 5] = [
 pub const VERSION: &str = "kern.osreldate";
 /// See [`VERSION`].
 pub const VERSION_TAG: &str = "kernel";
+
+/// Requests in processes of ours that our engine could not serve, and the tags it is reported under,
+/// before and after the base system's suite.
+pub const UNSERVED: &str = "vfs.aio.rs.unserved";
+/// See [`UNSERVED`].
+pub const BEFORE_BASE: &str = "before-base";
+/// See [`UNSERVED`].
+pub const AFTER_BASE: &str = "after-base";
 
 /// A module of tests/kmod that takes one of the system calls.
 pub const STACK: &str = "aio_rs_stack.ko";
@@ -67,6 +75,14 @@ impl Steps {
 
     fn demo(&mut self, suffix: &str, need_served: bool) {
         self.step(&format!("sh aio_demo{suffix} 300 lines {}", demo(need_served)));
+    }
+
+    /// What workers are called, once both sorts have had something to do.
+    fn names(&mut self) {
+        self.step(
+            "sh workers-have-names 300 lines /mnt/bin/sockets reads_are_served_in_order; \
+             for w in aiod soaiod; do ps -axo comm | grep -E \"^$w[0-9]+\" || exit 1; done",
+        );
     }
 
     fn conformance(&mut self) {
@@ -166,9 +182,14 @@ pub fn run(options: &Options) -> Plan {
 /// base system's suite too.
 pub fn reference(options: &Options, suite: bool) -> Plan {
     let mut steps = Steps::new();
+    if base_only(options) {
+        base_suite(&mut steps, options, 0);
+        return steps.done();
+    }
     steps.demo("", false);
+    steps.names();
     if suite {
-        base_suite(&mut steps);
+        base_suite(&mut steps, options, 0);
     }
     steps.conformance();
     steps.disks(None);
@@ -209,16 +230,22 @@ fn obstacles(steps: &mut Steps, stack: bool) {
 pub fn module(options: &Options, suite: bool) -> Plan {
     let mut steps = Steps::new();
     steps.load("");
+    if base_only(options) {
+        base_suites(&mut steps, options);
+        steps.step("sh unload 120 lines kldunload aio_rs");
+        return steps.done();
+    }
     // First of all, while nobody has used the engine.
     steps.step("sh no-worker-can-be-started 600 lines /mnt/bin/noworker /bin/sh");
     steps.demo("", true);
+    steps.names();
     steps.step("sh counted 600 lines cd /media && /mnt/bin/counted");
     steps.step(&format!(
         "sh aiostat 600 lines [ -f /mnt/tests/aiostat.sh ] || exit {SKIP}; \
          sh /mnt/tests/aiostat.sh && sh /mnt/tools/aiostat -c 1 1"
     ));
     if suite {
-        base_suite(&mut steps);
+        base_suites(&mut steps, options);
     }
     steps.conformance();
     steps.disks(Some(options.requests));
@@ -235,15 +262,33 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.done()
 }
 
-/// The base system's AIO suite, where the guest has it; with kyua, where it has that too.
-fn base_suite(steps: &mut Steps) {
+/// Whether nothing but the base system's suite, or a part of it, is asked for.
+fn base_only(options: &Options) -> bool {
+    options.command == Command::VmTest && !options.only.is_empty()
+}
+
+/// The base system's suite on ours, some times in a row, and how many requests of processes of
+/// ours the engine could not serve meanwhile.
+fn base_suites(steps: &mut Steps, options: &Options) {
+    steps.step(&format!("value {BEFORE_BASE} {UNSERVED}"));
+    (0..options.repeat).for_each(|round| base_suite(steps, options, round));
+    steps.step(&format!("value {AFTER_BASE} {UNSERVED}"));
+}
+
+/// The base system's AIO suite, where the guest has it; with kyua, where it has that too. Its cases
+/// run with `vfs.aio.enable_unsafe` 1, and again with 0, as the suites whose names end in -safe.
+/// The programs without cases, which open regular files only, take one of the two in turn.
+fn base_suite(steps: &mut Steps, options: &Options, round: u32) {
     const DIR: &str = "/usr/tests/sys/aio";
-    steps.step("sysctl vfs.aio.enable_unsafe 1");
-    steps.step(&format!("kyua-or-atf aio_test 300 {DIR}/aio_test"));
-    steps.step(&format!("kyua-or-atf lio_test 120 {DIR}/lio_test"));
-    steps.step(&format!("kyua-or-run aio_kqueue_test 900 {DIR}/aio_kqueue_test"));
-    steps.step(&format!("kyua-or-run lio_kqueue_test 900 {DIR}/lio_kqueue_test"));
-    steps.step("sysctl vfs.aio.enable_unsafe 0");
+    for (safe, suffix) in [(0, ""), (1, "-safe")] {
+        steps.step(&format!("sysctl vfs.aio.enable_unsafe {}", 1 - safe));
+        steps.step(&format!("kyua-or-atf aio_test{suffix} 300 {DIR}/aio_test"));
+        steps.step(&format!("kyua-or-atf lio_test{suffix} 120 {DIR}/lio_test"));
+        if round % 2 == safe && options.only != "base-cases" {
+            steps.step(&format!("kyua-or-run aio_kqueue_test 900 {DIR}/aio_kqueue_test"));
+            steps.step(&format!("kyua-or-run lio_kqueue_test 900 {DIR}/lio_kqueue_test"));
+        }
+    }
 }
 
 /// The suite, our cases and the tree copy on a ZFS dataset, and the copy on a zvol, where the
@@ -355,12 +400,30 @@ mod tests {
             run(&options("run")),
             reference(&options("vm-test"), true),
             module(&options("vm-test"), true),
+            module(&options("vm-test --only base --repeat 3"), true),
             bench(&options("bench --only read-depth")),
             exec(&options("exec x"), "sysctl vfs.aio"),
         ];
         for line in plans.iter().flat_map(|plan| plan.text.lines()) {
             assert!(line.len() < 1000, "the runner cuts longer lines: {line}");
         }
+    }
+
+    #[test]
+    fn the_base_suite_runs_as_often_as_asked() {
+        let words = options("vm-test --only base --repeat 4");
+        let count = |text: &str, what: &str| text.matches(what).count();
+        let (ours, builtin) = (module(&words, true).text, reference(&words, true).text);
+        assert_eq!((count(&ours, "-atf aio_test "), count(&ours, "-atf lio_test-safe ")), (4, 4));
+        assert_eq!((count(&ours, "-run lio_kqueue_test "), count(&ours, "conformance")), (4, 0));
+        assert_eq!(count(&builtin, "-atf aio_test "), 1);
+        let cases = module(&options("vm-test --only base-cases --repeat 4"), true).text;
+        assert_eq!((count(&cases, "-atf lio_test "), count(&cases, "kqueue_test")), (4, 0));
+        let whole = module(&options("vm-test"), true).text;
+        assert_eq!(
+            (count(&whole, "-atf aio_test-safe "), count(&whole, "enable_unsafe 0")),
+            (1, 2)
+        );
     }
 
     #[test]

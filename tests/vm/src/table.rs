@@ -114,6 +114,52 @@ pub fn compare(machine: &str, builtin: &[Case], ours: Option<&[Case]>) -> Vec<Ro
     rows
 }
 
+/// Makes one case of those that ran more than once under a name: the worst time of it, with the
+/// fewest requests served, and how many times were bad. A case of the base system's suite that
+/// ran fewer than `times` times is bad too.
+pub fn repeated(cases: Vec<Case>, times: u32) -> Vec<Case> {
+    let mut all: Vec<(Case, u32, u32)> = Vec::new();
+    for case in cases {
+        let bad = u32::from(case.verdict == Verdict::Failed);
+        let known = all
+            .iter_mut()
+            .find(|(known, ..)| (&known.suite, &known.name) == (&case.suite, &case.name));
+        let Some((known, runs, failed)) = known else {
+            all.push((case, 1, bad));
+            continue;
+        };
+        (*runs, *failed) = (*runs + 1, *failed + bad);
+        known.served = known.served.min(case.served);
+        known.ms = known.ms.max(case.ms);
+        if worse(case.verdict) > worse(known.verdict) {
+            (known.verdict, known.reason) = (case.verdict, case.reason);
+        }
+    }
+    let finish = |(case, runs, failed): (Case, u32, u32)| {
+        let of_base = case.suite.starts_with("aio_") || case.suite.starts_with("lio_");
+        let short = of_base && !case.suite.ends_with("-zfs") && runs < times;
+        let reason = match (failed, runs) {
+            _ if short => format!("ran {runs} of {times} times; {}", case.reason),
+            (1.., 2..) => format!("{failed} of {runs} times: {}", case.reason),
+            _ => case.reason,
+        };
+        let verdict = if short { Verdict::Failed } else { case.verdict };
+        Case { verdict, reason, ..case }
+    };
+    all.into_iter().map(finish).collect()
+}
+
+/// How bad a verdict is beside others of the same case.
+fn worse(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Passed => 0,
+        Verdict::Expected => 1,
+        Verdict::Differs => 2,
+        Verdict::Skipped => 3,
+        Verdict::Failed => 4,
+    }
+}
+
 fn judge_alone(case: &Case) -> (Mark, String) {
     let mark = match case.verdict {
         Verdict::Passed | Verdict::Expected => Mark::Passed,
@@ -327,6 +373,24 @@ mod tests {
     fn a_case_only_ours_has_counts() {
         let rows = compare("plain", &[], Some(&[case(Failed, Some(1), None)]));
         assert_eq!(rows[0].mark, Mark::Failed);
+    }
+
+    #[test]
+    fn a_case_that_fails_once_has_failed() {
+        let named =
+            |verdict, served| Case { suite: "aio_test".into(), ..case(verdict, served, None) };
+        let runs = vec![named(Passed, Some(5)), named(Failed, Some(0)), named(Passed, Some(7))];
+        let one = repeated(runs, 3);
+        assert_eq!((one.len(), one[0].verdict, one[0].served), (1, Failed, Some(0)));
+        assert_eq!(one[0].reason, "1 of 3 times: why");
+        let good = repeated(vec![named(Passed, Some(5)), named(Passed, Some(4))], 2);
+        assert_eq!((good[0].verdict, good[0].served), (Passed, Some(4)));
+        let short = repeated(vec![named(Passed, Some(5))], 2);
+        assert_eq!(short[0].verdict, Failed);
+        assert!(short[0].reason.contains("ran 1 of 2 times"));
+        // Ours run once whatever the number.
+        let ours = Case { suite: "conformance-ufs".into(), ..case(Passed, Some(1), None) };
+        assert_eq!(repeated(vec![ours], 2)[0].verdict, Passed);
     }
 
     #[test]

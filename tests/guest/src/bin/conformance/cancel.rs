@@ -2,13 +2,15 @@
 //! aio_cancel: what it cancels, and what it answers.
 
 use crate::harness::{
-    Must, OPS, Op, Outcome, Running, Test, fail, holds_pattern, refused, same, skip,
+    Must, OPS, Op, Outcome, Running, Stop, Test, fail, holds_pattern, refused, same, skip,
 };
+use crate::notify::Queue;
 use crate::{cases, check};
-use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED};
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Sigevent};
 use guest::errno::{EBADF, ECANCELED, EINPROGRESS, EINVAL};
 use guest::sys::{self, Timespec};
-use guest::sysctl;
+use guest::{sysctl, thread};
 
 cases! { "cancel":
     a_closed_descriptor_is_ebadf,
@@ -29,6 +31,8 @@ cases! { "cancel":
     of_two_requests_on_a_block_the_older_is_cancelled,
     a_disk_is_never_cancelled,
     cancelling_at_any_moment_is_consistent,
+    a_file_request_is_queued_completed_and_cancelled_at_once,
+    a_socket_request_is_queued_completed_and_cancelled_at_once,
     any_type_of_descriptor_may_be_asked,
 }
 
@@ -299,6 +303,102 @@ fn cancelling_at_any_moment_is_consistent(test: &Test) -> Outcome {
     }
     check!(counts.iter().sum::<u32>() == 400, "answers {counts:?}");
     Ok(())
+}
+
+/// What three threads share: the descriptor that requests are made on, the block, the other end of a
+/// socket or what is no descriptor, how far each has come, and how often the third was told that it
+/// cancelled.
+static FD: AtomicUsize = AtomicUsize::new(0);
+static BLOCK: AtomicUsize = AtomicUsize::new(0);
+static OTHER_END: AtomicUsize = AtomicUsize::new(0);
+static ROUND: AtomicUsize = AtomicUsize::new(0);
+static COMPLETED: AtomicUsize = AtomicUsize::new(0);
+static CANCELLED: AtomicUsize = AtomicUsize::new(0);
+static CLAIMED: AtomicUsize = AtomicUsize::new(0);
+/// How many rounds there are.
+const ROUNDS: usize = 400;
+
+/// Waits for the first thread's next round, and a little more, differently each time.
+fn next_round(round: usize, more: usize) {
+    while ROUND.load(SeqCst) < round {
+        sys::sched_yield();
+    }
+    for _ in 0..round % more {
+        core::hint::spin_loop();
+    }
+}
+
+/// Makes each round's request complete, where something has to be done for that.
+fn completes(_: usize) {
+    for round in 1..=ROUNDS {
+        next_round(round, 5);
+        let _ = sys::write(OTHER_END.load(SeqCst) as i32, &[round as u8]);
+        // A file's request is looked for while it ends.
+        let _ = aio::error(BLOCK.load(SeqCst));
+        COMPLETED.store(round, SeqCst);
+    }
+}
+
+/// Cancels each round's request, by its block or with all of the descriptor.
+fn cancels(_: usize) {
+    for round in 1..=ROUNDS {
+        next_round(round, 7);
+        let block = if round % 2 == 0 { BLOCK.load(SeqCst) } else { 0 };
+        if aio::cancel(FD.load(SeqCst) as i32, block) == Ok(AIO_CANCELED) {
+            CLAIMED.fetch_add(1, SeqCst);
+        }
+        CANCELLED.store(round, SeqCst);
+    }
+}
+
+/// Makes a request in each round, which ends once, is told of once, and as the others were told.
+/// Returns how many were not cancelled.
+fn three_threads(test: &Test, op: Op, fd: i32, other_end: i32) -> Result<usize, Stop> {
+    let kq = Queue::new()?;
+    let cb = test.notified(op, fd, &test.buffer(1), Sigevent::kevent(kq.0, 5, 0));
+    FD.store(fd as usize, SeqCst);
+    BLOCK.store(cb.addr(), SeqCst);
+    OTHER_END.store(other_end as usize, SeqCst);
+    let helpers = [thread::spawn(completes, 0), thread::spawn(cancels, 0)];
+    let (mut moved, mut canceled) = (0, 0);
+    for round in 1..=ROUNDS {
+        ROUND.store(round, SeqCst);
+        test.submit(op, cb)?;
+        while COMPLETED.load(SeqCst) < round || CANCELLED.load(SeqCst) < round {
+            sys::sched_yield();
+        }
+        let state = test.done(cb)?;
+        kq.expect(cb, i64::from(state), 5, 0)?;
+        match aio::return_(cb.addr()) {
+            Ok(1) if state == 0 => moved += 1,
+            Err(ECANCELED) if state == ECANCELED.0 => canceled += 1,
+            other => return fail(format_args!("aio_return: {other:?} after {state}")),
+        }
+        kq.empty()?;
+        refused(aio::return_(cb.addr()), EINVAL, "aio_return again")?;
+    }
+    for helper in helpers {
+        helper.must("thr_new")?.join();
+    }
+    same(CLAIMED.load(SeqCst), canceled, "answers that a request was cancelled")?;
+    Ok(moved)
+}
+
+fn a_file_request_is_queued_completed_and_cancelled_at_once(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    let moved = three_threads(test, Op::Write, fd, -1)?;
+    check!(moved > 0, "all were cancelled");
+    Ok(())
+}
+
+fn a_socket_request_is_queued_completed_and_cancelled_at_once(test: &Test) -> Outcome {
+    let (one, two) = sys::socketpair().must("socketpair")?;
+    sys::set_nonblocking(one).must("fcntl")?;
+    let moved = three_threads(test, Op::Read, one, two)?;
+    // Each byte was read by a request, or is there still.
+    let mut rest = [0u8; ROUNDS];
+    let left = sys::read(one, &mut rest).unwrap_or(0);
+    same(moved + left, ROUNDS, "bytes")
 }
 
 fn any_type_of_descriptor_may_be_asked(test: &Test) -> Outcome {

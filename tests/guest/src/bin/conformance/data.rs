@@ -6,7 +6,7 @@ use crate::harness::{
 };
 use crate::{cases, check};
 use guest::aio::{self, IOSIZE_MAX};
-use guest::errno::{EFAULT, EISDIR};
+use guest::errno::{EAGAIN, EFAULT, EISDIR, EPIPE};
 use guest::mem::{HOLE, PAGE, Region};
 use guest::rng::Rng;
 use guest::sys;
@@ -32,13 +32,15 @@ cases! { "data":
     an_unmapped_buffer_fails_later_with_efault,
     a_buffer_that_ends_too_early_fails_later_with_efault,
     a_read_into_read_only_memory_fails_later_with_efault,
-    the_block_and_the_pieces_are_read_once,
+    u2_the_block_and_the_pieces_are_read_once,
     requests_in_flight_do_not_mix,
     a_large_request_is_done_whole,
     a_write_is_seen_by_the_next_read,
     the_file_size_limit_is_the_submitters
         differs "the limit is that of a worker, which has none",
     a_write_at_the_largest_offset_does_as_pwrite,
+    an_interruption_after_progress_is_a_short_success,
+    a_broken_pipe_is_epipe_without_a_signal,
 }
 
 fn a_read_gets_what_is_there(test: &Test) -> Outcome {
@@ -373,7 +375,7 @@ fn a_read_into_read_only_memory_fails_later_with_efault(test: &Test) -> Outcome 
     faults(test, Op::Readv, fd, page.addr(), 100)
 }
 
-fn the_block_and_the_pieces_are_read_once(test: &Test) -> Outcome {
+fn u2_the_block_and_the_pieces_are_read_once(test: &Test) -> Outcome {
     let fd = test.file("file", 10)?;
     let hold = test.hold()?;
     for (op, offset) in [(Op::Write, 100), (Op::Writev, 200)] {
@@ -499,4 +501,45 @@ fn first_byte(fd: i32) -> Result<u8, Stop> {
     let mut byte = [0];
     same(sys::pread(fd, &mut byte, 0), Ok(1), "pread")?;
     Ok(byte[0])
+}
+
+fn an_interruption_after_progress_is_a_short_success(test: &Test) -> Outcome {
+    const LEN: usize = 1 << 20;
+    let _unsafe_files = test.setting("vfs.aio.enable_unsafe", 1)?;
+    let (from, to) = sys::pipe().must("pipe")?;
+    sys::set_nonblocking(to).must("fcntl")?;
+    sys::set_nonblocking(from).must("fcntl")?;
+    let cb = test.request(Op::Write, to, 0, &test.buffer(LEN));
+    // As much as the pipe holds, and then EAGAIN, of which nothing is told.
+    let moved = match test.perform(Op::Write, cb)? {
+        Ok(moved) if (1..LEN as i64).contains(&moved) => moved as usize,
+        other => return fail(format_args!("a write of more than the pipe holds: {other:?}")),
+    };
+    let cb = test.request(Op::Write, to, 0, &test.buffer(LEN));
+    same(test.perform(Op::Write, cb)?, Err(EAGAIN), "a write to a full pipe")?;
+    let mut bytes = [0u8; 4096];
+    let mut left = moved;
+    while left > 0 {
+        left -= sys::read(from, &mut bytes).must("read")?.min(left);
+    }
+    same(sys::read(from, &mut bytes), Err(EAGAIN), "a read of the pipe when all is read")
+}
+
+fn a_broken_pipe_is_epipe_without_a_signal(test: &Test) -> Outcome {
+    let signal = crate::notify::Signal::new(sys::SIGPIPE)?;
+    let _unsafe_files = test.setting("vfs.aio.enable_unsafe", 1)?;
+    let (from, to) = sys::pipe().must("pipe")?;
+    let cb = test.request(Op::Write, to, 0, &test.buffer(1 << 20));
+    test.submit(Op::Write, cb)?;
+    check!(sys::poll_in(from, 30_000) == Ok(true), "the write does not start");
+    sys::close(from).must("close")?;
+    // A pipe tells nothing of its end to who has written something.
+    let moved = test.collect(cb)?;
+    check!(matches!(moved, Ok(1..0x10_0000)), "the write: {moved:?}");
+    for op in [Op::Write, Op::Writev] {
+        let cb = test.request(op, to, 0, &test.buffer(10));
+        same(test.perform(op, cb)?, Err(EPIPE), "a write to nobody")?;
+        same((cb.status(), cb.error()), (-1, i64::from(EPIPE.0)), "status and error")?;
+    }
+    signal.none()
 }

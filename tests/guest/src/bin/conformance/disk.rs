@@ -26,6 +26,8 @@ cases! { "disk":
     f12_the_gauges_come_back,
     f13_a_bad_buffer_leaves_no_request,
     f20_a_list_of_disk_and_file_is_one_list,
+    f28_an_address_used_again_is_the_new_memory,
+    f31_oddly_placed_pieces_of_every_size_are_done,
     every_notification_works,
     no_bytes_are_zero,
     no_pieces_are_zero
@@ -38,11 +40,12 @@ const SECTOR: usize = 512;
 const UNIT: &CStr = c"31";
 const PATH: &CStr = c"/dev/md31";
 
-/// A disk of a megabyte, until it is dropped.
-struct Disk(i32);
+/// A disk of a megabyte, until it is dropped; its descriptor.
+pub struct Disk(pub i32);
 
 impl Disk {
-    fn new(kind: &CStr) -> Result<Self, Stop> {
+    /// Makes one of a kind that mdconfig(8) knows.
+    pub fn new(kind: &CStr) -> Result<Self, Stop> {
         // One that a killed case left behind.
         let _ = sys::run_quietly(&[c"/sbin/mdconfig", c"-d", c"-u", UNIT]);
         let words =
@@ -345,4 +348,56 @@ fn l01_bad_buffers_use_up_no_quota(test: &Test) -> Outcome {
     }
     let cb = test.request(Op::Read, disk.0, 0, &test.buffer(SECTOR));
     same(test.perform(Op::Read, cb)?, Ok(SECTOR as i64), "a good read")
+}
+
+fn f28_an_address_used_again_is_the_new_memory(test: &Test) -> Outcome {
+    let disk = Disk::new(c"malloc")?;
+    let place = Region::map(2 * PAGE).must("mmap")?;
+    for round in 0..10 {
+        let from = patterned(test, 2 * PAGE, round);
+        let cb = test.request(Op::Write, disk.0, 0, &from);
+        same(test.perform(Op::Write, cb)?, Ok(2 * PAGE as i64), "a write")?;
+        let cb = test.request(Op::Read, disk.0, 0, &place);
+        same(test.perform(Op::Read, cb)?, Ok(2 * PAGE as i64), "a read")?;
+        same(place.first_difference(&from), None, "the first byte that differs")?;
+        // Other pages at the same address.
+        sys::mmap_over(place.addr(), 2 * PAGE, sys::PROT_READ | sys::PROT_WRITE).must("mmap")?;
+        same(place.word(0), 0, "the new memory")?;
+    }
+    Ok(())
+}
+
+fn f31_oddly_placed_pieces_of_every_size_are_done(test: &Test) -> Outcome {
+    let disk = Disk::new(c"malloc")?;
+    let (from, to) = (patterned(test, 1 << 20, 31), test.buffer(1 << 20));
+    let mut rng = guest::rng::Rng::new(31);
+    for round in 0..40 {
+        let count = 1 + rng.below(8) as usize;
+        let mut pieces = [[from, to]; 8];
+        let (mut at, mut total) = (0, 0);
+        for piece in &mut pieces[..count] {
+            let skip = rng.below(PAGE as u64) as usize;
+            let len = SECTOR * (1 + rng.below(24) as usize);
+            *piece = [from.part(at + skip, len), to.part(at + skip, len)];
+            (at, total) = (at + skip + len, total + len);
+        }
+        let cb = test.vectored(disk.0, 0, &pieces.map(|piece| piece[0])[..count]);
+        same(test.perform(Op::Writev, cb)?, Ok(total as i64), "a write")?;
+        to.fill(0xee);
+        let cb = test.vectored(disk.0, 0, &pieces.map(|piece| piece[1])[..count]);
+        same(test.perform(Op::Readv, cb)?, Ok(total as i64), "a read")?;
+        for [from, to] in &pieces[..count] {
+            same(to.first_difference(from), None, "the first byte that differs")?;
+        }
+        if round % 10 == 0 {
+            // The same bytes in one piece.
+            let whole = test.buffer(total);
+            let cb = test.request(Op::Read, disk.0, 0, &whole);
+            same(test.perform(Op::Read, cb)?, Ok(total as i64), "a read of all")?;
+            let first = pieces[0][0];
+            let differs = whole.part(0, first.len()).first_difference(&first);
+            same(differs, None, "the first byte that differs")?;
+        }
+    }
+    Ok(())
 }

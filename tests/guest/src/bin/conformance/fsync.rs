@@ -27,6 +27,7 @@ cases! { "fsync":
     two_of_them_do_not_wait_for_each_other,
     f04_it_is_cancelled_while_it_waits,
     it_tells_of_its_end,
+    f16_a_file_system_that_wants_to_be_asked_again_is,
 }
 
 const O_DSYNC: i32 = 0x0100_0000;
@@ -272,4 +273,17 @@ fn it_tells_of_its_end(test: &Test) -> Outcome {
     submit(sys::O_SYNC, cb)?;
     signal.expect(8)?;
     same(aio::return_(cb.addr()), Ok(0), "aio_return")
+}
+
+fn f16_a_file_system_that_wants_to_be_asked_again_is(test: &Test) -> Outcome {
+    // UFS may want it for a file that was just made; the host kernel does now and then.
+    for round in 0..60 {
+        let fd = test.file("fresh", 4096)?;
+        let cb = request(test, fd);
+        submit(if round % 2 == 0 { sys::O_SYNC } else { O_DSYNC }, cb)?;
+        same(test.collect(cb)?, Ok(0), "a sync")?;
+        sys::unlink(c"fresh").must("unlink")?;
+        sys::close(fd).must("close")?;
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! How many requests there may be: per process and in all, and what counts.
 
-use crate::harness::{OPS, Op, Outcome, Test, refused, same, skip};
+use crate::harness::{Must, OPS, Op, Outcome, Test, refused, same, skip};
 use crate::{cases, check};
 use guest::aio::{self, Cb};
 use guest::errno::{EAGAIN, EINPROGRESS, EINVAL};
@@ -19,6 +19,7 @@ cases! { "limits":
     with_max_aio_per_proc_at_zero_nothing_starts,
     max_aio_per_proc_is_how_many_run_at_a_time,
     what_sysconf_tells_is_there,
+    idle_workers_beyond_the_target_end,
 }
 
 fn limit() -> usize {
@@ -211,4 +212,40 @@ fn what_sysconf_tells_is_there(test: &Test) -> Outcome {
     // The length of a list follows the limit.
     let _limit = test.setting("vfs.aio.max_aio_queue_per_proc", 77)?;
     same(number("p1003_1b.aio_listio_max")?, 77, "AIO_LISTIO_MAX with another limit")
+}
+
+fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
+    let engine = ["vfs.aio.rs.num_procs", "vfs.aio.num_aio_procs"];
+    let workers = || engine.into_iter().find_map(sysctl::get).unwrap_or(0);
+    let target = sysctl::get("vfs.aio.target_aio_procs").unwrap_or(4);
+    let lifetime = test.setting("vfs.aio.aiod_lifetime", 20)?;
+    let unsafe_files = test.setting("vfs.aio.enable_unsafe", 1)?;
+    // More requests that block than workers are kept.
+    let pipes = [(); 8].map(|()| sys::pipe());
+    let buffer = test.buffer(1 << 20);
+    let mut blocks = [None; 8];
+    for (pipe, block) in pipes.into_iter().zip(&mut blocks) {
+        let (from, to) = pipe.must("pipe")?;
+        let cb = test.request(Op::Write, to, 0, &buffer);
+        test.submit(Op::Write, cb)?;
+        check!(sys::poll_in(from, 30_000) == Ok(true), "a request does not start");
+        *block = Some((cb, from));
+    }
+    check!(workers() >= 8, "{} workers for 8 requests that block", workers());
+    for (cb, from) in blocks.into_iter().flatten() {
+        sys::close(from).must("close")?;
+        // What the pipe held is what was written.
+        let result = test.collect(cb)?;
+        check!(matches!(result, Ok(1..)), "a request: {result:?}");
+    }
+    // Those that were idle before may have the old lifetime, of 30 seconds, before them.
+    let start = guest::time::now();
+    while workers() > target {
+        let ms = guest::time::ms_since(start);
+        check!(ms < 60_000, "{} workers, not {target}, after a minute", workers());
+        guest::time::sleep_ms(20);
+    }
+    check!(workers() >= 1, "no worker is left");
+    drop((lifetime, unsafe_files));
+    Ok(())
 }

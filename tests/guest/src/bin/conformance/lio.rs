@@ -3,7 +3,7 @@
 //! end of the whole list is told.
 
 use crate::harness::{
-    Must, OPS, Op, Outcome, Running, Test, fail, holds_pattern, refused, same, skip,
+    Must, OPS, Op, Outcome, Running, Test, accepted, fail, holds_pattern, refused, same, skip,
 };
 use crate::notify::{List, Queue, Signal};
 use crate::{cases, check};
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, AIO_CANCELED, Cb, LIO_NOP, LIO_NOWAIT, LIO_WAIT, SIGEV_THREAD, Sigevent};
 use guest::errno::{EAGAIN, EBADF, ECANCELED, EFAULT, EINPROGRESS, EINTR, EINVAL, EIO};
 use guest::kqueue::{self, EVFILT_AIO, EVFILT_LIO};
-use guest::mem::HOLE;
+use guest::mem::{HOLE, PAGE, Region};
 use guest::signal::SIGRTMIN;
 use guest::sys::{self, Timespec};
 use guest::time::sleep_ms;
@@ -64,6 +64,7 @@ cases! { "lio":
     f06_a_list_without_sigevent_tells_nobody,
     entries_tell_of_their_own_ends,
     lists_of_several_threads_do_not_mix,
+    a_list_that_another_thread_unmaps_meanwhile_does_no_harm,
 }
 
 /// A list of a good read, for calls that are refused; its entry must stay as it was.
@@ -969,4 +970,82 @@ fn lists_of_several_threads_do_not_mix(test: &Test) -> Outcome {
     }
     crate::harness::accepted();
     Ok(())
+}
+
+/// What the thread that unmaps works on, the list's page and the blocks' page behind it, until it is
+/// 0; how often it did, and how many calls there have been.
+static PAGES: AtomicUsize = AtomicUsize::new(0);
+static UNMAPPED: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes the pages away and puts empty ones there, which for a list are entries to pass over.
+fn unmaps(_: usize) {
+    let pages = PAGES.load(SeqCst);
+    let mut rng = guest::rng::Rng::new(1);
+    while PAGES.load(SeqCst) != 0 {
+        for page in [pages, pages + PAGE] {
+            // Time for a call, or for a part of one.
+            let call = CALLS.load(SeqCst) + rng.below(3) as usize;
+            while CALLS.load(SeqCst) < call && PAGES.load(SeqCst) != 0 {
+                sys::sched_yield();
+            }
+            (0..rng.below(3000)).for_each(|_| core::hint::spin_loop());
+            let _ = sys::munmap(page, PAGE);
+            (0..rng.below(1000)).for_each(|_| core::hint::spin_loop());
+            let _ = sys::mmap_over(page, PAGE, sys::PROT_READ | sys::PROT_WRITE);
+            UNMAPPED.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+fn a_list_that_another_thread_unmaps_meanwhile_does_no_harm(test: &Test) -> Outcome {
+    const COUNT: usize = 8;
+    let before = sysctl::get("vfs.aio.num_queue_count");
+    let fd = test.file("file", 100)?;
+    let pages = Region::map(2 * PAGE).must("mmap")?;
+    // Both pages as they should be, in a file: a read puts them in place if they are there, where a
+    // store would end the case if they are not.
+    let whole = test.buffer(2 * PAGE);
+    let block = test.entry(Op::Write, fd, 0, &test.buffer(16)).get();
+    for index in 0..COUNT {
+        whole.put(index * size_of::<usize>(), pages.at(PAGE + index * 256));
+        Cb::at(&whole, PAGE + index * 256).set(block);
+    }
+    let copy = test.file("copy", 0)?;
+    same(sys::pwrite_at(copy, whole.addr(), 2 * PAGE, 0), Ok(2 * PAGE), "pwrite")?;
+    PAGES.store(pages.addr(), SeqCst);
+    let helper = thread::spawn(unmaps, 0).must("thr_new")?;
+    let (mut outcomes, mut done) = ([0u32; 4], 0);
+    for round in 0..600 {
+        for page in [0, PAGE] {
+            let _ = sys::pread_at(copy, pages.at(page), PAGE, page as i64);
+        }
+        let mode = if round % 3 == 0 { LIO_WAIT } else { LIO_NOWAIT };
+        CALLS.fetch_add(1, SeqCst);
+        let kind = match aio::listio(mode, pages.addr(), COUNT as i32, 0) {
+            Ok(()) => 0,
+            Err(EFAULT) => 1,
+            Err(EIO) => 2,
+            Err(EAGAIN) => 3,
+            Err(error) => return fail(format_args!("lio_listio: {error}")),
+        };
+        outcomes[kind] += 1;
+        loop {
+            match aio::waitcomplete(Some(Timespec::default())) {
+                aio::Completed { result: Ok(16), .. } => {
+                    accepted();
+                    done += 1;
+                }
+                aio::Completed { cb: 0, result: Err(EAGAIN) } => break,
+                other => return fail(format_args!("aio_waitcomplete: {other:?}")),
+            }
+        }
+    }
+    PAGES.store(0, SeqCst);
+    helper.join();
+    while aio::waitcomplete(Some(Timespec::from_ms(300))).result != Err(EAGAIN) {}
+    check!(UNMAPPED.load(SeqCst) > 20, "hardly anything was unmapped");
+    let enough = outcomes[0] > 0 && outcomes[1] + outcomes[2] > 0 && done > 100;
+    check!(enough, "outcomes {outcomes:?}, {done} requests done");
+    same(sysctl::get("vfs.aio.num_queue_count"), before, "requests queued afterwards")
 }

@@ -31,6 +31,7 @@ mod mlock;
 mod notify;
 mod old;
 mod process;
+mod racct;
 mod reap;
 mod refuse;
 mod signal;
@@ -90,6 +91,7 @@ fn all() -> impl Iterator<Item = Case> {
         disk::CASES,
         bug::CASES,
         process::CASES,
+        racct::CASES,
     ]
     .into_iter()
     .flatten()

@@ -21,6 +21,8 @@ cases! { "process":
     exit_cancels_what_has_not_started,
     exit_with_requests_in_flight_leaves_nothing,
     exit_with_threads_waiting_leaves_nothing,
+    no_exit_takes_a_second
+        differs "its exit looks once a second whether a request still runs",
     f03_exit_with_results_uncollected_leaves_nothing,
     a_killed_waiter_is_gone_soon,
     a_killed_submitter_is_gone_soon,
@@ -192,6 +194,35 @@ fn exit_with_requests_in_flight_leaves_nothing(test: &Test) -> Outcome {
         let whole = bytes[..count].iter().all(|&byte| byte == bytes[0]);
         check!(count == 0 || (whole && count == LEN), "write {index} was done in part");
     }
+    Ok(())
+}
+
+fn no_exit_takes_a_second(test: &Test) -> Outcome {
+    const EXITS: usize = 100;
+    let fd = test.file("file", 1 << 20)?;
+    let buffer = test.buffer(1 << 18);
+    let mut slow = 0;
+    for round in 0..EXITS {
+        let pid = test.child(|test| {
+            for index in 0..=round as i64 % 8 {
+                let cb = test.request(Op::Write, fd, index << 18, &buffer);
+                if Op::Write.submit(cb.addr()).is_err() {
+                    return 1;
+                }
+            }
+            // Some requests have begun by then, and not ended.
+            for _ in 0..round % 3 {
+                sys::sched_yield();
+            }
+            0
+        })?;
+        let start = now();
+        test.child_ended(pid, "a child", Ended::Exit(0))?;
+        slow += u32::from(ms_since(start) >= 1000);
+    }
+    // What is counted is not how long an exit takes, but how many slept for the clock; one may be
+    // the machine's.
+    check!(slow <= 1, "{slow} of {EXITS} exits took a second or more");
     Ok(())
 }
 

@@ -25,12 +25,13 @@ cases! { "reap":
     l09_aio_error_of_an_unknown_block_is_what_the_block_says,
     aio_error_of_an_unmapped_block_is_minus_one,
     a_process_without_aio_knows_no_requests,
-    results_are_kept_whatever_happens_to_the_block,
+    u2_results_are_kept_whatever_happens_to_the_block,
     two_requests_may_share_a_block,
     c1_of_two_threads_that_return_a_request_one_wins,
     c1_of_aio_return_and_aio_waitcomplete_one_wins,
     requests_of_an_ended_thread_go_on,
     blocks_written_are_charged_to_who_collects,
+    messages_are_charged_to_who_collects,
     many_requests_are_found_in_any_order,
 }
 
@@ -209,7 +210,7 @@ fn a_process_without_aio_knows_no_requests(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn results_are_kept_whatever_happens_to_the_block(test: &Test) -> Outcome {
+fn u2_results_are_kept_whatever_happens_to_the_block(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let page = guest::mem::Region::map(guest::mem::PAGE).must("mmap")?;
     let cb = Cb::at(&page, 0);
@@ -382,4 +383,20 @@ fn many_requests_are_found_in_any_order(test: &Test) -> Outcome {
     let again = blocks[0].map_or(Err(EBADF), |cb| aio::return_(cb.addr()));
     refused(again, EINVAL, "aio_return again")?;
     Ok(())
+}
+
+fn messages_are_charged_to_who_collects(test: &Test) -> Outcome {
+    let (one, two) = sys::socketpair().must("socketpair")?;
+    let write = test.request(Op::Write, one, 0, &test.buffer(10));
+    let read = test.request(Op::Read, two, 0, &test.buffer(10));
+    let charged = || sys::thread_messages().must("getrusage");
+    let before = charged()?;
+    test.submit(Op::Write, write)?;
+    test.submit(Op::Read, read)?;
+    same((test.done(write)?, test.done(read)?), (0, 0), "the requests")?;
+    same(charged()?, before, "messages of this thread before it collects")?;
+    same(aio::return_(write.addr()), Ok(10), "the write")?;
+    same(charged()?, (before.0 + 1, before.1), "messages sent and received")?;
+    same(aio::return_(read.addr()), Ok(10), "the read")?;
+    same(charged()?, (before.0 + 1, before.1 + 1), "messages sent and received")
 }

@@ -30,6 +30,8 @@ cases! { "suspend":
     a_signal_ends_it_with_eintr,
     a_signal_ends_it_with_eintr_despite_sa_restart,
     other_requests_do_not_end_it,
+    one_deadline_is_kept_whatever_else_ends
+        differs "each completion of the process starts the time again",
     several_threads_may_wait_for_one_request,
     f07_the_longest_list_is_allowed,
 }
@@ -267,6 +269,31 @@ fn other_requests_do_not_end_it(test: &Test) -> Outcome {
         Ok(crate::harness::Running::BYTES as i64),
         "the running request",
     )
+}
+
+fn one_deadline_is_kept_whatever_else_ends(test: &Test) -> Outcome {
+    /// For three seconds, a request every tenth of one.
+    fn writes(cb: usize) {
+        for _ in 0..30 {
+            if Op::Write.submit(cb).is_ok() {
+                let _ = aio::suspend(&[cb], None);
+                let _ = aio::return_(cb);
+            }
+            sleep_ms(100);
+        }
+    }
+    let running = test.running()?;
+    let fd = test.file("file", 100)?;
+    let cb = test.request(Op::Write, fd, 0, &test.buffer(10));
+    let thread = thread::spawn(writes, cb.addr()).must("thr_new")?;
+    let start = now();
+    let waited = aio::suspend(&[running.cb.addr()], Some(Timespec::from_ms(800)));
+    refused(waited, EAGAIN, "aio_suspend")?;
+    check_within(start, 800, 2500)?;
+    thread.join();
+    running.let_go()?;
+    let bytes = crate::harness::Running::BYTES as i64;
+    same(test.collect(running.cb)?, Ok(bytes), "the running request")
 }
 
 static WOKEN: AtomicU64 = AtomicU64::new(0);

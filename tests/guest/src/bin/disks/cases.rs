@@ -5,7 +5,7 @@ use crate::device::{Gauges, Md, Nop, fill, only_ours, put_pattern};
 use crate::harness::{Must, OPS, Op, Outcome, Test, holds_pattern, refused, same};
 use crate::{cases, check};
 use guest::aio::{self, AIO_NOTCANCELED, Sigevent};
-use guest::errno::{EFAULT, EINPROGRESS, EIO};
+use guest::errno::{EAGAIN, EFAULT, EINPROGRESS, EIO};
 use guest::mem::{HOLE, PAGE, Region};
 use guest::rng::Rng;
 use guest::sys;
@@ -28,6 +28,7 @@ cases! { "disk":
     a_bad_piece_fails_the_whole_at_once,
     blocks_are_charged_to_who_collects,
     bios_are_counted_while_they_fly,
+    mapped_buffers_have_a_quota_and_others_none,
     cancel_says_not_canceled,
     suspend_and_waitcomplete_wait_for_it,
     a_list_of_disk_and_file_requests_is_told_once_at_the_end_f20,
@@ -299,6 +300,46 @@ fn bios_are_counted_while_they_fly(test: &Test) -> Outcome {
     same(aio::return_(one.addr()), Ok(4096), "one")?;
     same(aio::return_(three.addr()), Ok(12_288), "three")?;
     same(Gauges::now(), before, "gauges")
+}
+
+fn mapped_buffers_have_a_quota_and_others_none(test: &Test) -> Outcome {
+    let Some(quota) = sysctl::get("vfs.aio.max_buf_aio") else {
+        return crate::harness::skip(format_args!("no vfs.aio.max_buf_aio"));
+    };
+    let mut sorts = 0;
+    for md in [Md::new(SIZE, 512)?, Md::null(SIZE)?] {
+        let nop = Nop::before(&md)?;
+        let fd = nop.open(sys::O_RDWR)?;
+        nop.delay_ms(3000)?;
+        let before = Gauges::now();
+        let cbs = [0; 24].map(|_| test.request(Op::Read, fd, 0, &test.buffer(4096)));
+        let mut accepted = 0;
+        let mut last = Ok(());
+        for cb in cbs {
+            last = Op::Read.submit(cb.addr());
+            if last.is_err() {
+                break;
+            }
+            accepted += 1;
+        }
+        let during = Gauges::now();
+        if during.mapped > before.mapped {
+            same((accepted, last), (quota, Err(EAGAIN)), "requests that need a mapped buffer")?;
+        } else {
+            same((accepted, last), (24, Ok(())), "requests that need none")?;
+        }
+        sorts += 1 << u32::from(during.mapped > before.mapped);
+        for cb in &cbs[..accepted as usize] {
+            same(test.collect(*cb)?, Ok(4096), "a request")?;
+        }
+        // There is room again. Whoever looks at the disk when it is closed is not to wait.
+        nop.no_delay()?;
+        same(test.perform(Op::Read, cbs[23])?, Ok(4096), "one more")?;
+        same(Gauges::now(), before, "gauges")?;
+        sys::close(fd).must("close")?;
+    }
+    check!(sorts & 2 != 0, "no disk here wants mapped buffers");
+    Ok(())
 }
 
 fn cancel_says_not_canceled(test: &Test) -> Outcome {

@@ -34,6 +34,8 @@ const _: () = assert!(size_of::<MdIoctl>() == 448);
 
 /// Of memory, not of pages that swap.
 const MD_MALLOC: u32 = 0;
+/// Of nothing: writes go nowhere, reads are zeroes.
+const MD_NULL: u32 = 4;
 const MD_AUTOUNIT: u32 = 4;
 const MD_FORCE: u32 = 0x20;
 
@@ -75,7 +77,17 @@ pub struct Md {
 impl Md {
     /// Makes one.
     pub fn new(bytes: usize, sector: usize) -> Result<Md, Stop> {
+        Md::of(MD_MALLOC, bytes, sector)
+    }
+
+    /// Makes one that keeps nothing, and whose driver wants mapped buffers.
+    pub fn null(bytes: usize) -> Result<Md, Stop> {
+        Md::of(MD_NULL, bytes, 512)
+    }
+
+    fn of(kind: u32, bytes: usize, sector: usize) -> Result<Md, Stop> {
         let mut request = blank();
+        request.kind = kind;
         request.mediasize = bytes as i64;
         request.sectorsize = sector as u32;
         request.options = MD_AUTOUNIT;

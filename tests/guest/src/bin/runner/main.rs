@@ -33,7 +33,7 @@ const HEADER: usize = 16;
 /// How much of a program's output is kept where only its end matters.
 const TAIL: usize = 4096;
 /// What a case that is known not to end is given; every limit is longer.
-const EXPECTED_MS: u64 = 10_000;
+const EXPECTED_MS: u64 = 3_000;
 /// How long a process may take to go after SIGKILL before it counts as stuck.
 const STUCK_MS: u64 = 60_000;
 /// The name under which a look at all threads is reported.
@@ -336,6 +336,10 @@ impl Runner {
             self.say(format_args!("@error sysctl {words}: {error}"));
             return;
         }
+        if self.settings.iter().flatten().any(|setting| setting.name.as_str() == name) {
+            // What it was at first is what it gets back.
+            return;
+        }
         let setting = Setting { name: Text::of(format_args!("{name}")), old };
         match self.settings.iter_mut().find(|entry| entry.is_none()) {
             Some(entry) => *entry = Some(setting),
@@ -344,7 +348,6 @@ impl Runner {
     }
 
     fn restore(&mut self) {
-        // The newest first, so that a name set twice gets its first value back.
         for entry in self.settings.iter_mut().rev() {
             if let Some(setting) = entry.take() {
                 let _ = sysctl::set(setting.name.as_str(), setting.old);
