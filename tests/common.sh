@@ -17,7 +17,8 @@ build_for_vm() {
 		SYSDIR=$vm/sys
 		export SYSDIR
 	fi
-	kmod/build.sh modules && kmod/build.sh test-modules || return 1
+	# The second build is there to be upgraded to.
+	TAG=next kmod/build.sh modules && kmod/build.sh modules && kmod/build.sh test-modules || return 1
 	vm_modules=build/$(kmod/build.sh version)
 }
 

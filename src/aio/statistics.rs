@@ -472,9 +472,9 @@ const FAILURES: [(&CStr, Failure); Failure::ALL.len()] = [
     (c"other", Failure::Other),
 ];
 
-/// `CARGO_PKG_VERSION` for C.
+/// The package's version, and what the builder may have added to it, for C.
 const VERSION: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    match CStr::from_bytes_with_nul(concat!(env!("AIO_RS_VERSION"), "\0").as_bytes()) {
         Ok(version) => version,
         Err(_) => panic!("a version holds no NUL"),
     };

@@ -57,6 +57,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "httpd",
         "mixed",
         "parked",
+        "reload",
         "stress",
     ] {
         let from = options.programs.join(name);
@@ -90,6 +91,12 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
             fs::copy(&from, stage.join(name)).map_err(|error| {
                 format!("no module {}: {error}: build it first (make)", from.display())
             })?;
+        }
+        if let Some(next) = &options.next {
+            let (from, to) = (next.join("aio_rs.ko"), stage.join("next"));
+            fs::create_dir_all(&to).map_err(failed(&to))?;
+            fs::copy(&from, to.join("aio_rs.ko"))
+                .map_err(|error| format!("no module {}: {error}", from.display()))?;
         }
         let stack = options.modules.join(STACK);
         if stack.is_file() {

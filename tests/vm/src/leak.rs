@@ -13,14 +13,14 @@ const SHARED: [&str; 4] = ["Files", "VMSPACE", "VNODE", "cred"];
 /// The built-in's malloc type: each of its workers holds one item, and they come and go.
 const WORKERS: &str = "aio";
 
-/// What grew between the counts "before" and "after".
+/// What grew between the counts `before` and `after`, by their tags.
 ///
 /// # Errors
 /// The counts are not there.
-pub fn grown(report: &Report) -> Result<Vec<String>, String> {
+pub fn grown(report: &Report, before: &str, after: &str) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
     for name in GAUGES {
-        let (before, after) = (report.value("before", name), report.value("after", name));
+        let (before, after) = (report.value(before, name), report.value(after, name));
         let (Some(before), Some(after)) = (before, after) else {
             return Err(format!("the guest did not count {name}"));
         };
@@ -31,8 +31,8 @@ pub fn grown(report: &Report) -> Result<Vec<String>, String> {
             let run = report.run(&format!("{kind}-{tag}")).filter(|run| run.good());
             run.map(|run| in_use(&run.out)).ok_or(format!("the guest has no vmstat for {kind}"))
         };
-        let before = table("before")?;
-        for (name, after) in table("after")? {
+        let before = table(before)?;
+        for (name, after) in table(after)? {
             if kind == "malloc" && name == WORKERS {
                 continue;
             }
@@ -127,17 +127,23 @@ mod tests {
             run.out.push(format!("aio_rs {} 1K 9 16,32", 1));
             both.runs.push(run);
         }
-        assert_eq!(grown(&both), Ok(vec![]));
+        assert_eq!(grown(&both, "before", "after"), Ok(vec![]));
         both.runs.last_mut().unwrap().out.push("aio_rs 2 1K 9 16,32".into());
-        assert_eq!(grown(&both), Ok(vec!["malloc aio_rs 1 -> 2".to_owned()]));
+        assert_eq!(grown(&both, "before", "after"), Ok(vec!["malloc aio_rs 1 -> 2".to_owned()]));
     }
 
     #[test]
     fn tells_what_grew() {
-        assert_eq!(grown(&report(50, 0)), Ok(vec![]));
-        assert_eq!(grown(&report(49, 0)), Ok(vec![]));
-        assert_eq!(grown(&report(52, 0)), Ok(vec!["kern.openfiles 50 -> 52".to_owned()]));
-        assert_eq!(grown(&report(50, 4)), Ok(vec!["zones AIOCB 0 -> 4".to_owned()]));
-        assert!(grown(&Report::default()).is_err());
+        assert_eq!(grown(&report(50, 0), "before", "after"), Ok(vec![]));
+        assert_eq!(grown(&report(49, 0), "before", "after"), Ok(vec![]));
+        assert_eq!(
+            grown(&report(52, 0), "before", "after"),
+            Ok(vec!["kern.openfiles 50 -> 52".to_owned()])
+        );
+        assert_eq!(
+            grown(&report(50, 4), "before", "after"),
+            Ok(vec!["zones AIOCB 0 -> 4".to_owned()])
+        );
+        assert!(grown(&Report::default(), "before", "after").is_err());
     }
 }

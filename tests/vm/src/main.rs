@@ -50,6 +50,7 @@ fn main() -> ExitCode {
                 let machine = one_machine(&options)?;
                 guest::shell(&options, &machine, &plan::shell(&options)).map(|()| true)
             }
+            Command::Soak => soak(&options),
             Command::Bench => measure(&options),
             Command::Exec(command) => exec(&options, command),
         }
@@ -280,18 +281,17 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
     let leaks = !suite || options.only.is_empty();
     if !options.module {
         rows.extend(steps(name, &reference));
-        rows.extend(leaks.then(|| leak_row(name, &reference)));
+        rows.extend(leaks.then(|| leak_row(name, &reference, LEAKS)));
         rows.extend(table::compare(name, &reference_cases, None));
         return Ok(rows);
     }
     let ours = boot(options, machine, &format!("{kind}-module"), &plan::module(options, suite))?;
     rows.push(boot_row(options, name, "aio_rs run", &ours));
     rows.extend(steps(name, &ours));
-    rows.extend(leaks.then(|| leak_row(name, &ours)));
+    rows.extend(leaks.then(|| leak_row(name, &ours, LEAKS)));
+    rows.extend(leaks.then(|| leak_row(name, &ours, RELOAD_LEAKS)));
     rows.extend(suite.then(|| unserved_row(name, &ours.report)));
-    let new = trouble::new_complaints(&ours.console, &reference.console);
-    let complaints = if new.is_empty() { Ok(String::new()) } else { Err(new.join("; ")) };
-    rows.push(Row::step(name, "no new kernel complaints", complaints));
+    rows.push(complaints_row(name, &ours, &reference));
     let our_cases = table::repeated(cases(&ours), options.repeat);
     rows.extend(table::compare(name, &reference_cases, Some(&our_cases)));
     Ok(rows)
@@ -308,6 +308,45 @@ fn unserved_row(machine: &str, report: &report::Report) -> Row {
         _ => Err(format!("{} was not read", plan::UNSERVED)),
     };
     Row::step(machine, "the base suite left nothing unserved", result)
+}
+
+/// `vm soak`: on the debug kernel where there is one.
+fn soak(options: &Options) -> Result<bool, String> {
+    let found = image::find(&options.vm_dir, &options.kernel)?;
+    let debug = found.iter().find(|machine| machine.name == "debug");
+    let machine = debug
+        .or(found.first())
+        .ok_or_else(|| image::none_at_hand(&options.vm_dir, &options.kernel))?;
+    // What the kernel complains of without us.
+    let alone = Options { module: false, ..options.clone() };
+    let reference = boot(&alone, machine, "soak-builtin", &plan::soak_reference())?;
+    let mut rows = Vec::new();
+    let reload = plan::soak_reload(options);
+    let storms = plan::soak_storms(options.minutes * 60 / 2);
+    let boots = [("reload", 2, &reload), ("storms-2", 2, &storms), ("storms-4", 4, &storms)];
+    for (name, smp, plan) in boots.into_iter().filter(|boot| boot.0.contains(&options.only)) {
+        let label = format!("soak-{name}");
+        let outcome = boot(&Options { smp, ..options.clone() }, machine, &label, plan)?;
+        let of = format!("{}, {smp} CPUs", machine.name);
+        rows.push(boot_row(options, &of, &label, &outcome));
+        rows.extend(steps(&of, &outcome));
+        rows.push(leak_row(&of, &outcome, if name == "reload" { RELOAD_LEAKS } else { LEAKS }));
+        rows.push(complaints_row(&of, &outcome, &reference));
+        for run in &outcome.report.runs {
+            let last = run.out.iter().rev().take(3).rev();
+            last.for_each(|line| println!("vm: {}: {line}", run.name));
+        }
+    }
+    print!("{}", table::text(&rows));
+    let counts = count(&rows);
+    println!("{}", summary(counts));
+    Ok(counts.failed == 0)
+}
+
+fn complaints_row(machine: &str, outcome: &Outcome, reference: &Outcome) -> Row {
+    let new = trouble::new_complaints(&outcome.console, &reference.console);
+    let complaints = if new.is_empty() { Ok(String::new()) } else { Err(new.join("; ")) };
+    Row::step(machine, "no new kernel complaints", complaints)
 }
 
 /// Whether a boot went through its plan.
@@ -417,11 +456,16 @@ fn steps(machine: &str, outcome: &Outcome) -> Vec<Row> {
     rows
 }
 
-fn leak_row(machine: &str, outcome: &Outcome) -> Row {
-    match leak::grown(&outcome.report) {
-        Ok(grown) if grown.is_empty() => Row::step(machine, "nothing leaked", Ok(String::new())),
-        Ok(grown) => Row::step(machine, "nothing leaked", Err(grown.join(", "))),
-        Err(why) => Row::skipped(machine, "nothing leaked", &why),
+/// A row's name, and the counts it compares.
+type Leaks = (&'static str, &'static str, &'static str);
+const LEAKS: Leaks = ("nothing leaked", "before", "after");
+const RELOAD_LEAKS: Leaks = ("nothing leaked by reloads", plan::RELOADS.0, plan::RELOADS.1);
+
+fn leak_row(machine: &str, outcome: &Outcome, (name, before, after): Leaks) -> Row {
+    match leak::grown(&outcome.report, before, after) {
+        Ok(grown) if grown.is_empty() => Row::step(machine, name, Ok(String::new())),
+        Ok(grown) => Row::step(machine, name, Err(grown.join(", "))),
+        Err(why) => Row::skipped(machine, name, &why),
     }
 }
 

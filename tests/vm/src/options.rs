@@ -13,6 +13,8 @@ Commands
   test      conformance, stress and leak check, with the built-in as the reference
   vm-test   the base system's suite and ours, case by case, built-in beside aio_rs
   shell     log a person in with the module loaded
+  soak      the engine comes and goes for long, and storms of everything at once, on
+            a kernel with assertions where there is one
   bench     measure what calls cost, on the built-in and on ours
   exec CMD  run one shell command in the guest (programs are in /mnt/bin,
             those for i386 in /mnt/bin32)
@@ -21,6 +23,8 @@ Options
   --vm-dir DIR      the machine: kernel and root.img, or disk.qcow2 or disk.img
                     (default: $FREEBSD_VM, or ~/.cache/aio-rs/vm)
   --modules DIR     aio_rs.ko and aio_rs_gate.ko (default: build)
+  --next DIR        another build of the modules, to upgrade to (default: the
+                    first one's name with -next, if there is one)
   --programs DIR    guest programs (default: target/x86_64-unknown-none/release)
   --programs32 DIR  the same for i386 (default: target/i386/release)
   --kernel WHICH    plain, debug, image, or both: all there are (default: both;
@@ -35,6 +39,12 @@ Options
   --bhyve           use bhyve (untested) instead of QEMU
   --kenv TEXT       more of the kernel's environment, for a direct boot
   --requests N      how much the stress program does (default: 20000)
+  --reloads N       how often the engine comes and goes under load (default: 50;
+                    soak: 1000)
+
+Options of soak
+  --minutes N       for the storms, in all (default: 30)
+  --only TEXT       boots whose name has this text in it: reload, storms-2, storms-4
 
 Options of vm-test
   --only WHICH      base: nothing but the base system's suite; base-cases: of that,
@@ -64,6 +74,8 @@ pub enum Command {
     Shell,
     /// One command in the guest.
     Exec(String),
+    /// Long runs.
+    Soak,
     /// Figures.
     Bench,
 }
@@ -77,6 +89,8 @@ pub struct Options {
     pub vm_dir: PathBuf,
     /// Where the modules are.
     pub modules: PathBuf,
+    /// Where another build of them is, to upgrade to.
+    pub next: Option<PathBuf>,
     /// Where the guest programs are.
     pub programs: PathBuf,
     /// Where those for i386 are; they may be missing.
@@ -103,6 +117,10 @@ pub struct Options {
     pub kenv: String,
     /// Requests of the stress program.
     pub requests: u64,
+    /// Reloads under load.
+    pub reloads: u32,
+    /// How long the storms of a soak last.
+    pub minutes: u64,
     /// How long QEMU takes for an instruction, as a power of two in nanoseconds, when instructions
     /// are counted; set by bench.
     pub icount: Option<u8>,
@@ -134,6 +152,7 @@ impl Options {
             Some("test") => Command::Test,
             Some("vm-test") => Command::VmTest,
             Some("shell") => Command::Shell,
+            Some("soak") => Command::Soak,
             Some("bench") => Command::Bench,
             Some("exec") => Command::Exec(String::new()),
             Some(other) => return Err(format!("no command {other}; see vm --help")),
@@ -144,6 +163,7 @@ impl Options {
             vm_dir: freebsd_vm
                 .map_or_else(|| PathBuf::from(home).join(".cache/aio-rs/vm"), PathBuf::from),
             modules: "build".into(),
+            next: None,
             programs: "target/x86_64-unknown-none/release".into(),
             programs32: "target/i386/release".into(),
             kernel: "both".into(),
@@ -157,6 +177,8 @@ impl Options {
             bhyve: false,
             kenv: String::new(),
             requests: 20_000,
+            reloads: 50,
+            minutes: 30,
             icount: None,
             boots: 5,
             timed: 1,
@@ -166,6 +188,9 @@ impl Options {
             json: None,
             profile: None,
         };
+        if options.command == Command::Soak {
+            options.reloads = 1000;
+        }
         while let Some(word) = words.next() {
             let mut value = || {
                 words.next().cloned().ok_or_else(|| format!("{word} wants a value; see vm --help"))
@@ -173,6 +198,7 @@ impl Options {
             match word.as_str() {
                 "--vm-dir" => options.vm_dir = value()?.into(),
                 "--modules" => options.modules = value()?.into(),
+                "--next" => options.next = Some(value()?.into()),
                 "--programs" => options.programs = value()?.into(),
                 "--programs32" => options.programs32 = value()?.into(),
                 "--kernel" => {
@@ -185,6 +211,8 @@ impl Options {
                     options.timeout = Duration::from_secs(number(word, &value()?, 10..=86_400)?);
                 }
                 "--requests" => options.requests = number(word, &value()?, 1..=1_000_000_000)?,
+                "--reloads" => options.reloads = number(word, &value()?, 1..=100_000)? as u32,
+                "--minutes" => options.minutes = number(word, &value()?, 1..=10_000)?,
                 "--kenv" => options.kenv = value()?,
                 "--boots" => options.boots = number(word, &value()?, 0..=100)? as u32,
                 "--timed" => options.timed = number(word, &value()?, 0..=100)? as u32,
@@ -213,6 +241,12 @@ impl Options {
         }
         if options.command == Command::Exec(String::new()) {
             return Err("exec wants a command to run in the guest".into());
+        }
+        if options.next.is_none() {
+            let mut next = options.modules.clone().into_os_string();
+            next.push("-next");
+            options.next =
+                Some(PathBuf::from(next)).filter(|next| next.join("aio_rs.ko").is_file());
         }
         Ok(options)
     }
@@ -259,6 +293,13 @@ mod tests {
         assert!(parse("run --what").unwrap_err().contains("--what"));
         assert!(parse("fly").unwrap_err().contains("fly"));
         assert!(parse("").unwrap_err().contains("--help"));
+    }
+
+    #[test]
+    fn soak_is_longer() {
+        assert!(parse("soak").unwrap().reloads > parse("test").unwrap().reloads);
+        assert_eq!(parse("soak --reloads 3 --minutes 1").unwrap().reloads, 3);
+        assert!(parse("soak --minutes 0").unwrap_err().contains("--minutes"));
     }
 
     #[test]

@@ -32,6 +32,21 @@ pub const AFTER_BASE: &str = "after-base";
 /// A module of tests/kmod that takes one of the system calls.
 pub const STACK: &str = "aio_rs_stack.ko";
 
+/// The counts around the reloads.
+pub const RELOADS: (&str, &str) = ("reload-before", "reload-after");
+
+/// The storms of a soak: what runs at once.
+const STORMS: [(&str, &[&str]); 2] = [
+    (
+        "files-and-disks",
+        &[
+            "/mnt/bin/stress --requests 4000",
+            "/mnt/bin/disks --bytes 16777216 --requests 2000 --storm /dev/md9",
+        ],
+    ),
+    ("notes-and-sockets", &["/mnt/bin/deliver --rounds 30", "/mnt/bin/storm --requests 4000"]),
+];
+
 /// The exit status of a step that could not be taken, and says why.
 pub const SKIP: i32 = 77;
 
@@ -130,6 +145,66 @@ impl Steps {
         ));
     }
 
+    /// The engine comes and goes, as often as asked but not for longer than that many seconds, while
+    /// programs use it; then everything must be where it was after a warm-up. The engine is not loaded
+    /// before, nor after.
+    fn reload(&mut self, reloads: u32, seconds: u64, upgrades: bool) {
+        let modules =
+            if upgrades { "/mnt/aio_rs.ko /mnt/next/aio_rs.ko" } else { "/mnt/aio_rs.ko" };
+        let run = |name: &str, reloads: u32, seed: u32| {
+            format!(
+                "sh {name} {} lines mdconfig -a -t malloc -s 16m -u 9 || exit 1; mkdir -p /media/reload && \
+                 cd /media/reload && /mnt/bin/reload --reloads {reloads} --seconds {seconds} --seed {seed} \
+                 --disk /dev/md9 --raw /dev/vtbd4 {modules}; rc=$?; cd /; mdconfig -d -u 9; exit $rc",
+                seconds + 300
+            )
+        };
+        self.step(&run("reload-warm-up", 4, 1));
+        self.settled_count(RELOADS.0);
+        self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
+        self.step(&run("reload", reloads, 2));
+        self.settled_count(RELOADS.1);
+        self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
+        self.step("sh kldstat-after-reload 60 lines kldstat; ! kldstat -q -n aio_rs.ko");
+    }
+
+    /// Storms of everything for so many seconds, between two counts. Each runs one program against
+    /// another, with a new seed each time one of them ends.
+    fn storms(&mut self, seconds: u64) {
+        let each = seconds / STORMS.len() as u64;
+        for (tag, seconds) in [("before", 10), ("after", each)] {
+            for (name, commands) in STORMS {
+                // A program in the background that fails says so by its file.
+                let mut text = format!(
+                    "sh {name}-{tag} {} lines ulimit -c 0; e=$(($(date +%s)+{seconds})); rm -rf /media/s; \
+                     mkdir /media/s && cd /media/s || exit 1; \
+                     mdconfig -a -t malloc -s 16m -u 9 || exit 1; ",
+                    seconds + 600
+                );
+                for (index, command) in commands.iter().enumerate() {
+                    let _ = write!(
+                        text,
+                        "(mkdir {index}; cd {index}; s=$e; while [ $(date +%s) -lt $e ]; do \
+                         {command} --seed $s || {{ echo {name}: {index}: seed $s; touch ../bad; exit; }}; \
+                         s=$(($s+1)); done) & "
+                    );
+                }
+                self.step(&format!("{text}wait; cd /; mdconfig -d -u 9; ! [ -e /media/s/bad ]"));
+            }
+            self.settled_count(tag);
+            self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
+        }
+    }
+
+    /// Counts when all is quiet, and without the scratch file system.
+    fn settled_count(&mut self, tag: &str) {
+        self.step("sh umount 60 lines umount /media");
+        self.step("sh settle 60 lines sync; sleep 2");
+        // The first count is warm-up: it opens the files of the programs that count.
+        self.count("warm-up");
+        self.count(tag);
+    }
+
     /// A warm-up round, then stress and random calls between two counts.
     fn leak_check(&mut self, requests: u64, seed: u64) {
         let calls = requests;
@@ -137,11 +212,7 @@ impl Steps {
         self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
         self.on_scratch("deliver-warm-up", &format!("deliver --rounds 20 --seed {seed}"));
         self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
-        self.step("sh umount 60 lines umount /media");
-        self.step("sh settle 60 lines sync; sleep 2");
-        // The first count is warm-up too: it opens the files of the programs that count.
-        self.count("warm-up");
-        self.count("before");
+        self.settled_count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
         self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
@@ -259,6 +330,7 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.load("-again");
     steps.demo("-again", true);
     obstacles(&mut steps, options.modules.join(STACK).is_file());
+    steps.reload(options.reloads, 900, options.next.is_some());
     steps.done()
 }
 
@@ -332,6 +404,31 @@ fn zfs(steps: &mut Steps) {
     ));
 }
 
+/// `vm soak` without the module: what the kernel says by itself.
+pub fn soak_reference() -> Plan {
+    let mut steps = Steps::new();
+    steps.demo("", false);
+    steps.done()
+}
+
+/// `vm soak`: reloads, for 50 minutes at most.
+pub fn soak_reload(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    steps.load("");
+    steps.step("mustsh unload 120 lines kldunload aio_rs");
+    steps.reload(options.reloads, 3_000, options.next.is_some());
+    steps.done()
+}
+
+/// `vm soak`: storms, for so many seconds in all.
+pub fn soak_storms(seconds: u64) -> Plan {
+    let mut steps = Steps::new();
+    steps.load("");
+    steps.storms(seconds);
+    steps.step("sh unload 120 lines kldunload aio_rs");
+    steps.done()
+}
+
 /// `vm bench`: file systems and disks to measure on, then the program.
 pub fn bench(options: &Options) -> Plan {
     let mut steps = Steps::new();
@@ -402,6 +499,8 @@ mod tests {
             module(&options("vm-test"), true),
             module(&options("vm-test --only base --repeat 3"), true),
             bench(&options("bench --only read-depth")),
+            soak_reload(&options("soak")),
+            soak_storms(900),
             exec(&options("exec x"), "sysctl vfs.aio"),
         ];
         for line in plans.iter().flat_map(|plan| plan.text.lines()) {
