@@ -4,7 +4,7 @@
 //! `AIO_RS_CFLAGS` holds those flags; kmod/build.sh sets it from the chosen headers. bindgen's
 //! output goes to OUT_DIR and is never checked in: it belongs to one `__FreeBSD_version`.
 
-use std::{env, path::PathBuf};
+mod generate;
 
 /// The kernel functions the engine and the gate may call. A name missing here does not reach Rust.
 const FUNCTIONS: &[&str] = &[
@@ -236,39 +236,5 @@ const TYPES: &[&str] = &[
 ];
 
 fn main() {
-    println!("cargo:rerun-if-changed=wrapper.h");
-    println!("cargo:rerun-if-env-changed=AIO_RS_CFLAGS");
-    let Ok(cflags) = env::var("AIO_RS_CFLAGS") else {
-        eprintln!("AIO_RS_CFLAGS is not set: build with `make`, which finds the kernel's headers");
-        std::process::exit(1);
-    };
-    let mut builder = bindgen::Builder::default()
-        .header("wrapper.h")
-        .clang_args(cflags.split_whitespace())
-        .use_core()
-        .generate_comments(false)
-        .layout_tests(false)
-        .derive_debug(false)
-        .prepend_enum_name(false)
-        .fit_macro_constants(false)
-        // The same bytes on every machine: no formatter that may differ or be missing.
-        .formatter(bindgen::Formatter::None);
-    for name in FUNCTIONS {
-        builder = builder.allowlist_function(name);
-    }
-    for name in VARIABLES {
-        builder = builder.allowlist_var(name);
-    }
-    for name in TYPES {
-        builder = builder.allowlist_type(name);
-    }
-    let bindings = match builder.generate() {
-        Ok(bindings) => bindings,
-        Err(error) => {
-            eprintln!("bindgen: {error}");
-            std::process::exit(1);
-        }
-    };
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR is writable");
+    generate::generate(FUNCTIONS, VARIABLES, TYPES);
 }

@@ -2,7 +2,8 @@
 //! Runs bindgen over `wrapper.h` with the flags the modules are compiled with (`AIO_RS_CFLAGS`, set
 //! by kmod/build.sh), so that a host kernel belongs to one `__FreeBSD_version`, as the modules do.
 
-use std::{env, path::PathBuf};
+#[path = "../../sys-bindings/generate.rs"]
+mod generate;
 
 const TYPES: &[&str] = &[
     "aio_rs_vop_.*",
@@ -100,37 +101,5 @@ const VARIABLES: &[&str] = &[
 ];
 
 fn main() {
-    println!("cargo:rerun-if-changed=wrapper.h");
-    println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=AIO_RS_CFLAGS");
-    let Ok(cflags) = env::var("AIO_RS_CFLAGS") else {
-        eprintln!("AIO_RS_CFLAGS is not set: build with `make`, which finds the kernel's headers");
-        std::process::exit(1);
-    };
-    let mut builder = bindgen::Builder::default()
-        .header("wrapper.h")
-        .clang_args(cflags.split_whitespace())
-        .use_core()
-        .generate_comments(false)
-        .layout_tests(false)
-        .derive_debug(false)
-        .prepend_enum_name(false)
-        .fit_macro_constants(false)
-        .formatter(bindgen::Formatter::None);
-    for name in TYPES {
-        builder = builder.allowlist_type(name);
-    }
-    for name in VARIABLES {
-        builder = builder.allowlist_var(name);
-    }
-    match builder.generate() {
-        Ok(bindings) => {
-            let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-            bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR is writable");
-        }
-        Err(error) => {
-            eprintln!("bindgen: {error}");
-            std::process::exit(1);
-        }
-    }
+    generate::generate(&[], VARIABLES, TYPES);
 }

@@ -13,7 +13,7 @@ use guest::rng::mix;
 use guest::sys::{self, Ended, Fork, Iovec, Timespec};
 use guest::sysctl::{self, Maybe, Setting, served};
 use guest::time::{ms_since, now, sleep_ms};
-use guest::{Errno, println};
+use guest::{Args, Errno, println};
 
 /// How long a case may take. Debug kernels on emulated processors are slow.
 const LIMIT_MS: u64 = 120_000;
@@ -461,7 +461,7 @@ const SETTINGS: [&str; 10] = [
 ];
 
 /// Runs the cases and counts.
-pub struct Runner {
+struct Runner {
     shared: Region,
     settings: [Option<u64>; SETTINGS.len()],
     start: Path,
@@ -473,12 +473,36 @@ pub struct Runner {
     breaks: bool,
 }
 
+/// What a program of cases does: prints their names (`--list`), or runs those whose name has one of
+/// its words in it, or all. Returns the exit status.
+pub fn main(program: &str, args: Args, cases: impl Iterator<Item = Case>) -> i32 {
+    if args.has(c"--list") {
+        cases.for_each(|case| println!("{}", case.name));
+        return 0;
+    }
+    let mut runner = match Runner::new(args.has(c"--breaks")) {
+        Ok(runner) => runner,
+        Err(error) => {
+            println!("{program}: cannot start: {error}");
+            return 2;
+        }
+    };
+    let wanted = |case: &Case| {
+        let mut words = args.plain(&[]).filter_map(|word| word.to_str().ok()).peekable();
+        words.peek().is_none() || words.any(|word| case.name.contains(word))
+    };
+    for case in cases.filter(wanted) {
+        runner.run(&case);
+    }
+    runner.finish()
+}
+
 impl Runner {
     /// Makes the shared page; `breaks` is whether to run what the machine may not survive.
     ///
     /// # Errors
     /// Those of mmap(2).
-    pub fn new(breaks: bool) -> guest::Result<Self> {
+    fn new(breaks: bool) -> guest::Result<Self> {
         let shared = Region::map_shared(PAGE)?;
         SHARED.store(shared.addr(), Ordering::Relaxed);
         Ok(Self {
@@ -494,7 +518,7 @@ impl Runner {
     }
 
     /// Runs a case and prints its line.
-    pub fn run(&mut self, case: &Case) {
+    fn run(&mut self, case: &Case) {
         self.shared.fill(0);
         let mut dir = self.start;
         let before = served();
@@ -610,7 +634,7 @@ impl Runner {
     }
 
     /// Prints the counts; the exit status.
-    pub fn finish(&self) -> i32 {
+    fn finish(&self) -> i32 {
         println!(
             "conformance: passed {} failed {} skipped {} differ {}",
             self.passed, self.failed, self.skipped, self.differ

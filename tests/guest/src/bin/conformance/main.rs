@@ -40,7 +40,7 @@ mod suspend;
 mod waitcomplete;
 
 use guest::Args;
-use harness::{Case, Runner};
+use harness::Case;
 
 guest::program!(run);
 
@@ -51,25 +51,7 @@ fn run(args: Args) -> i32 {
     if args.has(c"--after-exec-signals") {
         return signal::after_exec();
     }
-    if args.has(c"--list") {
-        all().for_each(|case| guest::println!("{}", case.name));
-        return 0;
-    }
-    let mut runner = match Runner::new(args.has(c"--breaks")) {
-        Ok(runner) => runner,
-        Err(error) => {
-            guest::println!("conformance: cannot start: {error}");
-            return 2;
-        }
-    };
-    let wanted = |case: &Case| {
-        let mut words = args.plain(&[]).filter_map(|word| word.to_str().ok()).peekable();
-        words.peek().is_none() || words.any(|word| case.name.contains(word))
-    };
-    for case in all().filter(wanted) {
-        runner.run(&case);
-    }
-    runner.finish()
+    harness::main("conformance", args, all())
 }
 
 fn all() -> impl Iterator<Item = Case> {

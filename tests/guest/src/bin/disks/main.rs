@@ -23,7 +23,7 @@ mod storm;
 mod trouble;
 
 use guest::Args;
-use harness::{Case, Runner};
+use harness::Case;
 
 guest::program!(run);
 
@@ -31,25 +31,7 @@ fn run(args: Args) -> i32 {
     if let Some(path) = args.value(c"--storm") {
         return storm::run(path, args);
     }
-    if args.has(c"--list") {
-        all().for_each(|case| guest::println!("{}", case.name));
-        return 0;
-    }
-    let mut runner = match Runner::new(args.has(c"--breaks")) {
-        Ok(runner) => runner,
-        Err(error) => {
-            guest::println!("disks: cannot start: {error}");
-            return 2;
-        }
-    };
-    let wanted = |case: &Case| {
-        let mut words = args.plain(&[]).filter_map(|word| word.to_str().ok()).peekable();
-        words.peek().is_none() || words.any(|word| case.name.contains(word))
-    };
-    for case in all().filter(wanted) {
-        runner.run(&case);
-    }
-    runner.finish()
+    harness::main("disks", args, all())
 }
 
 fn all() -> impl Iterator<Item = Case> {

@@ -12,30 +12,12 @@ mod harness;
 mod many;
 
 use guest::Args;
-use harness::{Case, Runner};
+use harness::Case;
 
 guest::program!(run);
 
 fn run(args: Args) -> i32 {
-    if args.has(c"--list") {
-        all().for_each(|case| guest::println!("{}", case.name));
-        return 0;
-    }
-    let mut runner = match Runner::new(false) {
-        Ok(runner) => runner,
-        Err(error) => {
-            guest::println!("sockets: cannot start: {error}");
-            return 2;
-        }
-    };
-    let wanted = |case: &Case| {
-        let mut words = args.plain(&[]).filter_map(|word| word.to_str().ok()).peekable();
-        words.peek().is_none() || words.any(|word| case.name.contains(word))
-    };
-    for case in all().filter(wanted) {
-        runner.run(&case);
-    }
-    runner.finish()
+    harness::main("sockets", args, all())
 }
 
 fn all() -> impl Iterator<Item = Case> {
