@@ -112,46 +112,73 @@ cases "manual, installation, probes" env SYSDIR= tests/manual.sh
 cases "aiostat" tests/aiostat.sh
 attempt "guest programs" kmod/build.sh programs
 
-# The host kernel's seeds: how many, from which on.
-seeds=${SEEDS:-1000} first=${FIRST_SEED:-1}
+# The host kernel's seeds: how many, on files and on sockets, and from which on.
+seeds=${SEEDS:-1000} storms=${STORM_SEEDS:-300} first=${FIRST_SEED:-1}
 
-# Cases that cannot hold in the host kernel, as sed's expressions, with the reason.
-not_here= not_here_away=
-not_here() {
-	not_here="$not_here; s/^FAIL \($1\):.*/SKIPPED \1: $2/p"
-	not_here_away="$not_here_away; /^FAIL $1:/d"
-}
-not_here lio_an_unknown_operation_is_einval_for_its_entry "opcode 8 is LIO_FOFFSET from 14.1 on"
-not_here kevent_a_kqueue_in_a_kqueue_is_ready "a kqueue in a kqueue is not emulated"
-not_here socket_exit_with_idle_requests_leaves_nothing "its child needs sockets, which are not emulated"
-not_here kevent_another_process_with_the_same_descriptors_gets_the_event "rfork(2) is not emulated"
+# Cases that cannot hold in the host kernel: "program/case reason", a line each. One that holds, or
+# that no program has, fails the run.
+not_here=
 
-# conformance PROGRAM SEED OPTIONS...: every case of a guest's program, in the host kernel, under a
-# schedule that is chosen by the seed.
-conformance() {
-	work=$(mktemp -d)
+# What each case said in the host kernel: "program/case seed result".
+here=build/cases-here.txt
+: >"$here"
+
+# programs_cases PROGRAM SEED OPTIONS...: every case of a guest program, in the host kernel, under
+# the schedule the seed chooses.
+programs_cases() {
 	program=$1 seed=$2
 	shift 2
-	(cd "$work" && "$top/$hk/hostkern" run --seed "$seed" --spurious 2000 "$@" --modules "$top/$hk" -- \
-	    "$top/$programs/$program") >build/attempt.log 2>&1
+	set -- --seed "$seed" --spurious 2000 "$@" --modules "$top/$hk" -- "$top/$programs/$program"
+	work=$(mktemp -d)
+	(cd "$work" && "$top/$hk/hostkern" run --limit 280 "$@") >build/attempt.log 2>&1
 	status=$?
 	rm -rf "$work"
 	cat build/attempt.log >>"$log"
-	p=$(grep -c '^ok ' build/attempt.log)
-	# A case that our engine had no part in, or that needs a call the host kernel lacks, tells
-	# nothing; nor does one that is only for another kernel version, or says what no longer is so.
-	sed -n "s/^FAIL \(.*ENOSYS.*served=0 .*\)/SKIPPED \1/p; s/^skip /SKIPPED /p; $not_here" \
-	    build/attempt.log >build/attempt.skipped
-	f=$(sed "/^FAIL .*ENOSYS.*served=0 /d; $not_here_away" build/attempt.log | grep -c '^FAIL ')
-	s=$(wc -l <build/attempt.skipped)
+	echo "$not_here" | awk -v program="$program" -v seed="$seed" -v here="$here" '
+	    NR == FNR { if (NF) { name = $1; sub(/^[^ ]* /, ""); reason[name] = $0 } next }
+	    /^(ok|FAIL|skip) / {
+		result = $1; name = $2; sub(/:$/, "", name)
+		print program "/" name, seed, result >>here
+		if (result == "ok") { p++; next }
+		sub(/^[^ ]* [^ ]* /, "")
+		if (result == "skip") { s++; print "SKIPPED " name ": " $0 }
+		else if (program "/" name in reason) { s++; print "SKIPPED " name ": " reason[program "/" name] }
+		else { f++; print "FAILED  " name ": " $0 }
+	    }
+	    END { print p + 0, f + 0, s + 0 >"build/attempt.counts" }' - build/attempt.log >build/attempt.cases
+	read -r p f s <build/attempt.counts
 	grep -q '^hostkern: seed=' build/attempt.log || f=$((f + 1))
 	! grep -q '^hostkern: LEFT OVER' build/attempt.log || f=$((f + 1))
 	[ "$status" -le 1 ] || f=$((f + 1))
 	[ "$p" -gt 0 ] || f=$((f + 1))
-	echo "$program cases, seed $seed${*:+, $*}: $p passed, $f failed, $((s)) skipped"
-	cat build/attempt.skipped
-	[ "$f" = 0 ] || { grep '^FAIL ' build/attempt.log; grep '^hostkern' build/attempt.log | tail -25; }
+	echo "$program cases, seed $seed: $p passed, $f failed, $s skipped"
+	cat build/attempt.cases
+	[ "$f" = 0 ] || {
+		grep '^hostkern' build/attempt.log | tail -25
+		echo "repeat with: $hk/hostkern run $*"
+	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# Every name in not_here must be of a case that did not hold, in each of its runs.
+no_stale_names() {
+	stale=$(echo "$not_here" | awk '
+	    NR == FNR { seen[$1] = 1; if ($3 == "ok") holds[$1] = 1; next }
+	    NF && !seen[$1] { print $1 ": no such case" }
+	    NF && holds[$1] { print $1 ": the case holds" }' "$here" -)
+	[ -z "$stale" ] || fail "names that are in not_here for nothing: $stale"
+}
+
+# in_host_kernel SEED PROGRAM ARGS...: one run.
+in_host_kernel() {
+	seed=$1 program=$2
+	shift 2
+	work=$(mktemp -d)
+	(cd "$work" && "$top/$hk/hostkern" run --seed "$seed" --spurious 3000 --modules "$top/$hk" -- \
+	    "$top/$programs/$program" "$@")
+	status=$?
+	rm -rf "$work"
+	return "$status"
 }
 
 # scenario COUNT NAME OPTIONS... -- PROGRAM ARGS...: many processes and threads at once, once for
@@ -179,10 +206,17 @@ elif ! FREEBSD=14 SYSDIR= kmod/build.sh modules >>"$log" 2>&1 ||
 else
 	hk=build/$(FREEBSD=14 SYSDIR= kmod/build.sh version)
 	cargo_tests "host kernel" hostkern
-	conformance conformance 1
-	conformance conformance 2
-	conformance disks 1
-	conformance disks 2 --mapped
+	programs_cases conformance 1
+	programs_cases conformance 2
+	programs_cases disks 1
+	programs_cases disks 2 --mapped
+	programs_cases sockets 1
+	programs_cases sockets 2
+	no_stale_names
+	attempt "an HTTP server and its clients on asynchronous requests alone" in_host_kernel 1 \
+	    httpd --mb 10 --connections 16
+	attempt "notifications of all kinds at once" in_host_kernel 1 deliver --rounds 10
+	attempt "5,000 requests that wait on 100 sockets" in_host_kernel 1 parked --most 5000 --sockets 100
 	scenario "$seeds" "processes that submit, wait, cancel, fork, exec, exit and are killed" -- \
 	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
 	scenario "$(((seeds + 9) / 10))" "the same on a disk that fails, storms on disks, and disks that go" \
@@ -191,6 +225,8 @@ else
 	    "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
 	    "$programs/disks" --storm /dev/da1 --bytes 2097152 --requests 60 --depth 24 --seed @seed --faults -- \
 	    "$programs/disks" trouble_a_
+	scenario "$storms" "processes that read, write, cancel, shut down and end on sockets" -- \
+	    "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
 fi
 
 echo "== real kernels"
@@ -201,6 +237,7 @@ elif ! vm_at_hand; then
 elif ! command -v qemu-system-x86_64 >/dev/null; then
 	skip "qemu-system-x86_64 is not installed: nothing was run on a kernel"
 else
+	: >build/vm-test.log
 	if build_for_vm && build_driver; then
 		target/release/vm test --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" |
 		    tee build/vm-test.log
@@ -216,6 +253,8 @@ else
 		fail "modules for the test machine's kernel"
 	fi
 fi
+
+tests/places.sh "$here" build/vm-test.log >build/places.txt && tail -1 build/places.txt
 
 echo "aio_rs: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -70,6 +70,8 @@ pub struct Inner {
     pub backlog: usize,
     /// Who is in the middle of receiving and sending: the I/O locks.
     io: [Option<Tid>; 2],
+    /// How many wait for that.
+    io_waits: [u32; 2],
     /// No file has it any more.
     pub closed: bool,
     /// TCP: nothing will follow what is unsent; the peer knows.
@@ -390,6 +392,7 @@ pub fn create(family: Family, kind: Kind) -> So {
         waiting: VecDeque::new(),
         backlog: 0,
         io: [None; 2],
+        io_waits: [0; 2],
         closed: false,
         fin: false,
         fin_sent: false,
@@ -480,9 +483,11 @@ pub fn io_lock(so: So, which: Which, interruptible: bool) -> Result<(), Errno> {
         if taken {
             break;
         }
-        match sched::sleep(io_chan(so, which), interruptible, "soiolk", None, || ()) {
-            Woken::Signal(errno) => return Err(Errno(errno)),
-            _ => continue,
+        with(so, |inner| inner.io_waits[which as usize] += 1);
+        let woken = sched::sleep(io_chan(so, which), interruptible, "soiolk", None, || ());
+        with(so, |inner| inner.io_waits[which as usize] -= 1);
+        if let Woken::Signal(errno) = woken {
+            return Err(Errno(errno));
         }
     }
     if is_listening(so) {
@@ -494,11 +499,16 @@ pub fn io_lock(so: So, which: Which, interruptible: bool) -> Result<(), Errno> {
 
 pub fn io_unlock(so: So, which: Which) {
     let me = sched::current();
-    let owner = with(so, |inner| inner.io[which as usize].take());
+    let (owner, waits) =
+        with(so, |inner| (inner.io[which as usize].take(), inner.io_waits[which as usize]));
     if owner != Some(me) {
         report::panic("soiounlock by a thread that does not have it");
     }
     sched::wakeup(io_chan(so, which), false);
+    // It is not handed over, but whoever takes it again and again must not have it for ever.
+    if waits > 0 && sched::random(2) == 0 {
+        sched::yield_now();
+    }
 }
 
 /// socantsendmore and socantrcvmore.

@@ -126,6 +126,10 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         137 => on_path(a(0), |path| unsafe { libc::rmdir(path) }),
         194 => getrlimit(int(0), a(1)),
         195 => setrlimit(int(0), a(1)),
+        204 => {
+            vm::unwire(proc::current_vm(), a(0), a(1));
+            Ok(0)
+        }
         202 => sysctl_numbers(a(0), a(1), a(2), a(3)),
         209 => poll(a(0), a(1), int(2)),
         232 => clock_gettime(a(1)),

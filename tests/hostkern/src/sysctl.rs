@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use crate::errno::{EINVAL, ENOENT, ENOMEM, EPERM, Errno};
 use crate::state::Held;
-use crate::{imports, mem, report, sched, sys};
+use crate::{imports, mem, report, sched, sys, vm};
 
 struct Node {
     oid: *mut sys::sysctl_oid,
@@ -69,8 +69,14 @@ pub fn start() {
     int(bsd, "unprivileged_mlock", 1, true);
     int(kern, "maxphys", crate::disk::MAXPHYS as i32, false);
     int(vfs, "unmapped_buf_allowed", i32::from(imports::unmapped_allowed()), false);
+    let vm = node(0, "vm");
+    let stats = node(node(vm, "stats"), "vm");
+    int(stats, WIRED, 0, false);
     int(kern, "maxproc", crate::proc::MAX_PROCS as i32, false);
 }
+
+/// The pages that users have locked, which are counted when somebody asks.
+const WIRED: &str = "v_user_wire_count";
 
 /// What sysconf(3) asks for.
 fn posix() {
@@ -294,6 +300,9 @@ unsafe extern "C" fn new(req: *mut sys::sysctl_req, to: *mut c_void, len: usize)
 /// Reads, and with `value` sets, a leaf by name: sysctlbyname(3). Returns what was read.
 pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Result<Vec<u8>, Errno> {
     let oid = find_named(name).ok_or(ENOENT)?;
+    if name.ends_with(WIRED) {
+        set(name, vm::wired() as i32);
+    }
     // SAFETY: nodes of the tree live while they are in it; removal waits for nobody here because
     // a handler is one kernel call of one thread.
     let (kind, handler, arg1, arg2) =

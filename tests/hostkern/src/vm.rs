@@ -375,6 +375,17 @@ pub fn wire(vm: *mut sys::vmspace, at: u64, len: u64, limit: u64) -> Result<(), 
     })
 }
 
+/// munlock(2).
+pub fn unwire(vm: *mut sys::vmspace, at: u64, len: u64) {
+    let (start, end) = (at & !(PAGE - 1), at.saturating_add(len));
+    with_map(vm as usize, |map| map.wired.retain(|page| !(start..end).contains(page)));
+}
+
+/// Pages that mlock(2) holds, of all address spaces.
+pub fn wired() -> usize {
+    MAPS.with(|maps| maps.values().map(|map| map.wired.len()).sum())
+}
+
 /// A copy for fork(2): private memory is copied, shared memory is shared.
 pub fn fork(vm: *mut sys::vmspace) -> *mut sys::vmspace {
     let copy = new();

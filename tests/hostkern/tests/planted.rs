@@ -34,7 +34,7 @@ fn load(files: &[&Path]) -> (i32, String) {
 }
 
 /// The cases in the order of planted.c, and what must be said.
-const PLANTED: [(&str, &str); 30] = [
+const PLANTED: [(&str, &str); 31] = [
     ("nothing", "unload planted.ko: ok"),
     ("user access", "past copyin(9)"),
     (
@@ -68,6 +68,7 @@ const PLANTED: [(&str, &str); 30] = [
     ("kernel addresses leak", "LEFT OVER: 1 ranges of kernel addresses are taken"),
     ("counter leak", "LEFT OVER: 1 of counter, 1 instead of 0"),
     ("way to a panic", "called from planted_modevent+"),
+    ("no socket", "is no socket, or no longer one"),
 ];
 
 /// Those that are no defects.

@@ -56,6 +56,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "storm",
         "httpd",
         "mixed",
+        "neighbours",
         "parked",
         "reload",
         "stress",

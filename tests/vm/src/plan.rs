@@ -282,6 +282,10 @@ fn obstacles(steps: &mut Steps, stack: bool) {
         "sh unload-hands-a-sleeper-over 120 lines /mnt/bin/holder sleep /bin/sh 3000 & sleep 1; \
          kldunload aio_rs || exit 1; wait $!",
     );
+    steps.step(
+        "sh a-socket-of-both-engines 120 lines /mnt/bin/neighbours 20000 & sleep 1; \
+         kldload /mnt/aio_rs.ko || exit 1; wait $!; rc=$?; kldunload aio_rs && exit $rc",
+    );
     if stack {
         steps.step(&format!(
             "sh load-refused-over-a-module 120 lines kldload /mnt/{STACK} || exit 1; \

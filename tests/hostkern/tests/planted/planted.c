@@ -13,6 +13,9 @@
 #include <sys/module.h>
 #include <sys/mutex.h>
 #include <sys/proc.h>
+#include <sys/protosw.h>
+#include <sys/socket.h>
+#include <sys/socketvar.h>
 #include <sys/ucred.h>
 #include <vm/vm.h>
 #include <vm/vm_param.h>
@@ -52,6 +55,7 @@ enum {
 	KVA_LEAK,
 	COUNTER_LEAK,
 	WAY_TO_A_PANIC,
+	NO_SOCKET,
 };
 
 MALLOC_DEFINE(M_ONE, "planted one", "test");
@@ -201,6 +205,9 @@ plant(void)
 		break;
 	case WAY_TO_A_PANIC:
 		panic("planted");
+	case NO_SOCKET:
+		sorele_locked((struct socket *)&first);
+		break;
 	}
 }
 
