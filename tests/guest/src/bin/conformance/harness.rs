@@ -447,7 +447,10 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 10] = [
+    "vfs.aio.rs.park",
+    "vfs.aio.max_aio_procs",
+    "vfs.aio.target_aio_procs",
     "vfs.aio.rs.lio_empty_kevent",
     "security.bsd.unprivileged_mlock",
     "vfs.aio.enable_unsafe",
