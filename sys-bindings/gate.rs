@@ -9,7 +9,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::{bio, image_params, knlist, proc_, socket, thread};
+use crate::{bio, filterops, image_params, knlist, knote, proc_, socket, thread};
 
 /// The layout of [`Ops`].
 pub const VERSION: u32 = 2;
@@ -60,6 +60,9 @@ pub type TaskFn = unsafe extern "C" fn(*mut c_void, *mut socket, c_int) -> c_int
 /// Learns that a bio of ours is done.
 pub type BioFn = unsafe extern "C" fn(*mut c_void, *mut bio);
 
+/// Learns that a pipe with a knote of ours has changed, under the pipe's mutex and the knote's.
+pub type KnoteFn = unsafe extern "C" fn(*mut c_void, *mut knote);
+
 /// The engine's side of every entry.
 #[repr(C)]
 pub struct Ops {
@@ -77,6 +80,7 @@ pub struct Ops {
     pub worker: WorkerFn,
     pub socket_task: TaskFn,
     pub bio_done: BioFn,
+    pub pipe_event: KnoteFn,
 }
 
 /// What a knote of ours (EVFILT_AIO, EVFILT_LIO) watches: one request or list, or several that are
@@ -142,6 +146,9 @@ unsafe extern "C" {
     pub fn aio_rs_gate_soaio_rcv(so: *mut c_void, pending: c_int);
     /// The same for sending.
     pub fn aio_rs_gate_soaio_snd(so: *mut c_void, pending: c_int);
+
+    /// The functions of knotes that are on pipes' own lists: their event is [`Ops::pipe_event`].
+    pub static aio_rs_gate_pipe_filter: filterops;
 
     /// The entry of a kernel process that is to run [`Ops::worker`] with `arg`.
     pub fn aio_rs_gate_worker(arg: *mut c_void);

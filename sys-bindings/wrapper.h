@@ -29,6 +29,7 @@
 #include <sys/proc.h>
 #include <sys/racct.h>
 #include <sys/resourcevar.h>
+#include <sys/selinfo.h>
 #include <sys/protosw.h>
 #include <sys/signalvar.h>
 #include <sys/socket.h>
@@ -52,6 +53,10 @@
 #include <vm/uma.h>
 #include <vm/vnode_pager.h>
 #include <geom/geom.h>
+
+/* After <sys/selinfo.h>. */
+#include <sys/eventvar.h>
+#include <sys/pipe.h>
 
 /* A macro given on the command line does not reach bindgen by itself. */
 enum { AIO_RS_FREEBSD_VERSION = __FreeBSD_version };

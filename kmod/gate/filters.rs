@@ -98,10 +98,17 @@ static ORIGINAL: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(ptr::null_mut(
 /// The built-in's filters, found once.
 static BUILTIN: [AtomicPtr<sys::filterops>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
+#[repr(transparent)]
 struct Filter(sys::filterops);
 
 // SAFETY: function pointers to resident text.
 unsafe impl Sync for Filter {}
+
+/// See [`sys::gate::aio_rs_gate_pipe_filter`]. The engine puts the knotes on their list itself, and
+/// no kqueue has them.
+#[unsafe(no_mangle)]
+static aio_rs_gate_pipe_filter: Filter =
+    Filter(sys::filterops { f_event: Some(super::event_pipe), ..EMPTY });
 
 /// A filter without functions.
 // SAFETY: flags and nullable function pointers; zero is a value of each.

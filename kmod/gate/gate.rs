@@ -29,7 +29,7 @@
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::SeqCst};
 
@@ -244,6 +244,14 @@ unsafe extern "C" fn aio_rs_gate_bio_done(bp: *mut sys::bio) {
     // By the events' table: a detach does not end before the request this is part of.
     // SAFETY: a bio of the engine, which is done.
     counted(&EVENT_OPS, (), |ops| unsafe { (ops.bio_done)(ops.ctx, bp) });
+}
+
+/// The event of a knote of the engine's on a pipe's list: never to be queued anywhere.
+unsafe extern "C" fn event_pipe(kn: *mut sys::knote, _hint: c_long) -> c_int {
+    // By the events' table: a detach does not end before the request this is for.
+    // SAFETY: the engine's knote, on its pipe's list, under that list's lock.
+    counted(&EVENT_OPS, (), |ops| unsafe { (ops.pipe_event)(ops.ctx, kn) });
+    0
 }
 
 /// Puts the kernel's functions back into the first `count` places.

@@ -2,8 +2,8 @@
 //! aio_cancel(2): requests that have not begun end with ECANCELED; those that run go on.
 
 use super::engine::{Engine, Served, Who};
+use super::lanes::Spot;
 use super::notify::Notice;
-use super::socket::withdraw;
 use crate::kern::file::{Access, File};
 use crate::kern::proc::Curthread;
 use crate::kern::user::UserAiocb;
@@ -40,6 +40,7 @@ impl Engine {
             td.set_retval(Answer::NotCanceled as i64);
             return Ok(Served::Here);
         }
+        let mut withdraw = |spot: &Spot| self.withdraw(spot);
         let (mut cancelled, mut running) = (0, 0);
         loop {
             let mut inner = process.lock();

@@ -38,6 +38,7 @@ pub struct Switches {
     inline: Arc<AtomicI32>,
     split: Arc<AtomicI32>,
     flush: Arc<AtomicI32>,
+    park: Arc<AtomicI32>,
 }
 
 impl Switches {
@@ -48,6 +49,7 @@ impl Switches {
             inline: Arc::new(AtomicI32::new(1)),
             split: off(),
             flush: off(),
+            park: off(),
         }
     }
 }
@@ -105,6 +107,11 @@ impl Config {
             c"flush",
             &self.switches.flush,
             c"aio_fsync(2) of a disk device flushes its write cache",
+        )?;
+        tree.setting(
+            c"park",
+            &self.switches.park,
+            c"Requests on pipes and FIFOs wait for their peer without a worker",
         )
     }
 
@@ -152,6 +159,11 @@ impl Config {
     /// Whether aio_fsync(2) has a disk device write its cache out.
     pub fn flushes(&self) -> bool {
         self.switches.flush.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether requests on pipes and FIFOs are parked until they are ready.
+    pub fn parks(&self) -> bool {
+        self.switches.park.load(Ordering::Relaxed) != 0
     }
 
     /// Whether a list of which nothing is left still sends its kevent (PR 251515).

@@ -9,11 +9,12 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use super::config::Config;
+use super::lanes::Lanes;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::request::Request;
-use super::socket::Lanes;
 use super::statistics::Statistics;
+use super::{park, socket};
 use crate::kern::kproc::Worker;
 use crate::kern::printf::{RateLimit, print};
 use crate::kern::proc::Curthread;
@@ -30,7 +31,8 @@ pub struct Engine {
     pub(super) statistics: Statistics,
     pub(super) procs: Arc<ProcMap<Process>>,
     pub(super) pool: Arc<Pool>,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) sockets: Arc<Lanes<socket::Queue>>,
+    pub(super) pipes: Arc<Lanes<park::Queue>>,
     /// The next request's number.
     numbers: AtomicI32,
     /// Requests that run for processes that are gone.
@@ -74,7 +76,8 @@ impl Engine {
             statistics,
             procs: Arc::new(ProcMap::new()),
             pool,
-            lanes: Arc::new(Lanes::new()),
+            sockets: Arc::new(Lanes::new()),
+            pipes: Arc::new(Lanes::new()),
             numbers: AtomicI32::new(1),
             orphans: AtomicUsize::new(0),
             unserved_log: RateLimit::new(),

@@ -23,11 +23,13 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::config::Config;
 use super::engine::Engine;
 use super::notify::Notice;
+use super::park;
 use super::process::{self, Process};
 use super::statistics::By;
 use crate::kern::kproc::{self, Worker};
@@ -49,14 +51,16 @@ pub struct Pool {
     present: Arc<AtomicI32>,
     /// The queue's length, for a look without the lock.
     queued: AtomicUsize,
+    /// How much can be in the queue; it grows under the lock.
+    registered: Arc<AtomicUsize>,
     /// Only its addresses are used; seats beyond it share them.
     seats: Box<[u8]>,
 }
 
 struct Inner {
-    /// Has room for every process there is.
-    queue: VecDeque<Arc<Process>>,
-    processes: usize,
+    /// Has room for everything that can be in it, and is dropped empty; without telling the compiler so,
+    /// a larger one could not be put in its place with little stack.
+    queue: VecDeque<ManuallyDrop<Work>>,
     /// Seats of idle workers, youngest last. Has room for every seat.
     idle: Vec<usize>,
     seats: Vec<Seat>,
@@ -75,6 +79,23 @@ struct Inner {
     manager: Manager,
     /// Workers and manager are to end.
     stopping: bool,
+}
+
+/// Room in the queue.
+pub struct Registration(Arc<AtomicUsize>);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a worker takes out of the queue.
+enum Work {
+    /// A process with requests.
+    Process(Arc<Process>),
+    /// A pipe's direction with requests.
+    Lane(Arc<park::Queue>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,7 +152,6 @@ impl Pool {
     pub fn new() -> Pool {
         let inner = Inner {
             queue: VecDeque::new(),
-            processes: 0,
             idle: Vec::new(),
             seats: Vec::new(),
             workers: 0,
@@ -147,6 +167,7 @@ impl Pool {
             inner: Mutex::new(c"aio_rs pool", inner),
             present: Arc::default(),
             queued: AtomicUsize::new(0),
+            registered: Arc::default(),
             seats: vec![0; SEATS].into(),
         }
     }
@@ -177,7 +198,7 @@ impl Pool {
         Channel::of(&self.inner)
     }
 
-    /// Makes room in the queue for one more process. May sleep.
+    /// Makes room in the queue for one more process or lane. May sleep.
     pub fn register(&self) {
         let mut larger = VecDeque::new();
         loop {
@@ -186,29 +207,39 @@ impl Pool {
                 larger.append(&mut inner.queue);
                 core::mem::swap(&mut larger, &mut inner.queue);
             }
-            if inner.processes < inner.queue.capacity() {
-                inner.processes += 1;
+            let registered = self.registered.load(Ordering::Relaxed);
+            if registered < inner.queue.capacity() {
+                self.registered.fetch_add(1, Ordering::Relaxed);
                 drop(inner);
                 return;
             }
-            let capacity = (inner.processes + 1).next_power_of_two().max(16);
+            let capacity = (registered + 1).next_power_of_two().max(16);
             drop(inner);
             larger = VecDeque::with_capacity(capacity);
         }
     }
 
+    /// As [`Pool::register`], for as long as what is returned lasts. May sleep.
+    pub fn registration(&self) -> Registration {
+        self.register();
+        Registration(self.registered.clone())
+    }
+
     /// Gives the room of a process back that was not needed after all.
     pub fn forget_registration(&self) {
-        self.inner.lock().processes -= 1;
+        self.registered.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Gives the room back. The process is not live, so nobody will queue it again.
     pub fn unregister(&self, process: &Arc<Process>) {
         let mut inner = self.inner.lock();
-        let place = inner.queue.iter().position(|queued| Arc::ptr_eq(queued, process));
-        let queued = place.and_then(|place| inner.queue.remove(place));
+        let place = inner.queue.iter().position(
+            |queued| matches!(&**queued, Work::Process(queued) if Arc::ptr_eq(queued, process)),
+        );
+        let queued =
+            place.and_then(|place| inner.queue.remove(place)).map(ManuallyDrop::into_inner);
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
-        inner.processes -= 1;
+        self.registered.fetch_sub(1, Ordering::Relaxed);
         drop(inner);
         drop(queued);
     }
@@ -274,14 +305,31 @@ impl Pool {
             return Kick::NONE;
         }
         locked.scheduled = true;
-        self.push(config, process)
+        self.enqueue(config, Work::Process(process.clone()))
     }
 
-    /// Puts a process into the queue, where it is not.
-    #[inline(never)]
-    fn push(&self, config: &Config, process: &Arc<Process>) -> Kick {
+    /// Queues a lane that is not queued, under its lock. The kick is for after unlocking.
+    pub fn schedule_lane(&self, config: &Config, lane: &Arc<park::Queue>) -> Kick {
+        self.enqueue(config, Work::Lane(lane.clone()))
+    }
+
+    /// As [`Pool::schedule_lane`], by a worker that is about to look at the queue itself.
+    pub fn requeue_lane(&self, lane: &Arc<park::Queue>) {
         let mut inner = self.inner.lock();
-        inner.queue.push_back(process.clone());
+        inner.queue.push_back(ManuallyDrop::new(Work::Lane(lane.clone())));
+        self.queued.store(inner.queue.len(), Ordering::Relaxed);
+    }
+
+    /// Whether something waits for a worker.
+    pub fn is_contended(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > 0
+    }
+
+    /// Puts into the queue what is not there.
+    #[inline(never)]
+    fn enqueue(&self, config: &Config, work: Work) -> Kick {
+        let mut inner = self.inner.lock();
+        inner.queue.push_back(ManuallyDrop::new(work));
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
         if let Some(seat) = inner.rouse() {
             return Kick(Some(self.seat_channel(seat)));
@@ -363,11 +411,15 @@ impl Pool {
         inner.arriving -= 1;
         self.count_channel().wakeup();
         loop {
-            if let Some(process) = inner.queue.pop_front() {
+            if let Some(work) = inner.queue.pop_front() {
                 self.queued.store(inner.queue.len(), Ordering::Relaxed);
                 drop(inner);
-                self.serve(engine, worker, &mut home, &process);
-                drop(process);
+                let work = ManuallyDrop::into_inner(work);
+                match &work {
+                    Work::Process(process) => self.serve(engine, worker, &mut home, process),
+                    Work::Lane(lane) => engine.run_pipe(worker, &mut home, lane),
+                }
+                drop(work);
                 if self.queued.load(Ordering::Relaxed) == 0 {
                     home.go_back();
                 }

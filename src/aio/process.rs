@@ -9,9 +9,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 use super::config::Config;
+use super::lanes::Spot;
 use super::notify::{Notice, Tell};
 use super::request::Request;
-use super::socket::Spot;
 use crate::kern::mtx::{Guard, Mutex};
 use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;

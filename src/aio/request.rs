@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One request: what it owns while it lives, and how a worker performs it.
 
-use super::socket::Part;
+use super::lanes::Part;
 use super::statistics::Record;
 use crate::kern::cred::Cred;
 use crate::kern::file::{Access, File, Kind, Transferred};
@@ -74,7 +74,7 @@ impl Operation {
 
 /// A request's resources. Dropping it may sleep, for the file.
 pub struct Request {
-    /// Present on a socket.
+    /// Present on a socket, or a pipe that is parked at. It goes before the file, which it needs.
     pub part: Option<Part>,
     /// Absent for aio_mlock(2).
     pub file: Option<File>,

@@ -11,7 +11,7 @@
 use core::sync::atomic::Ordering;
 
 use super::engine::Engine;
-use super::socket::withdraw;
+use super::lanes::Spot;
 use crate::kern::proc::Leaving;
 use crate::model::table::Disowned;
 
@@ -28,6 +28,7 @@ impl Engine {
             self.procs.remove(leaving, None);
             return;
         };
+        let mut withdraw = |spot: &Spot| self.withdraw(spot);
         let mut inner = process.lock();
         // From here on nobody queues the process, and no worker begins a request of it.
         let live = inner.live.take();

@@ -239,17 +239,18 @@ impl Statistics {
         self.performed(By::Worker, &request.record, outcome);
     }
 
-    /// A request is about to be queued at its socket.
+    /// A request is about to be queued in its lane; returns what it counts as.
     #[inline(never)]
-    pub fn parking(&self, request: &Request) {
+    pub fn parking(&self, request: &Request) -> Class {
         if Probe::Queue.is_on() {
             request.tell(Probe::Queue);
         }
+        request.record.class
     }
 
     /// It was.
-    pub fn parked(&self) {
-        self.counters.at(Class::Socket, QUEUED).increment();
+    pub fn parked(&self, class: Class) {
+        self.counters.at(class, QUEUED).increment();
     }
 
     /// A request's process was gone before anybody performed it.

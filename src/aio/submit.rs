@@ -19,10 +19,10 @@ use core::slice;
 
 use super::disk::{Flight, Runway, Way};
 use super::engine::{Engine, Served, Who};
+use super::lanes::{Arrival, Refused};
 use super::notify::Notice;
 use super::process::{Inner, Process};
 use super::request::{Action, Operation, Request};
-use super::socket::{self, Arrival, Part, Refused};
 use super::statistics::Took;
 use crate::kern::bio::Batch;
 use crate::kern::cred::Cred;
@@ -276,6 +276,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a request of a file that may block for ever is to wait for it without a worker.
+    fn parks(&self, file: &File, kind: Kind, operation: Operation) -> bool {
+        kind == Kind::Unsafe && operation.transfers() && self.config.parks() && file.is_pipe()
+    }
+
     /// Takes all a request needs: file, credential, address space, a disk's bios. Sleeps.
     ///
     /// # Errors
@@ -292,10 +297,16 @@ impl Engine {
         submission: &mut Submission,
     ) -> Result<Stage, Errno> {
         let Checked { user, aiocb, operation, file, kind, vector, at_file_offset, .. } = checked;
-        let (operation, kind) = (*operation, *kind);
+        let operation = *operation;
+        let kind = match &*file {
+            Some(file) if self.parks(file, *kind, operation) => Kind::Pipe,
+            _ => *kind,
+        };
         let (base, len) = (aiocb.buffer, aiocb.nbytes);
         let offset = (!*at_file_offset).then_some(aiocb.offset);
         let buffer = vector.take().unwrap_or(Buffer::One { base, len });
+        // There is nothing to wait for with none.
+        let empty = buffer.len() == 0;
         let file = file.take();
         let way = match &file {
             Some(file) if kind == Kind::Disk => self.way(file, operation, offset, &buffer)?,
@@ -338,14 +349,14 @@ impl Engine {
                     (Operation::Lock, _) => Action::Lock { process: WaitedProc::of(td), base, len },
                 };
                 request.vm = (!operation.syncs()).then(|| Vmspace::of(td));
-                if kind == Kind::Socket
+                if (kind == Kind::Socket || kind == Kind::Pipe && !empty)
                     && let Some(file) = &request.file
                 {
                     let direction = match &request.action {
                         Action::Write { .. } => Direction::Send,
                         _ => Direction::Receive,
                     };
-                    request.part = Part::new(&self.lanes, file, direction);
+                    request.part = self.part(file, kind, direction);
                 }
                 Stage::ToDo(request)
             }
@@ -469,9 +480,9 @@ impl Engine {
             let (table, tell) = inner.parts();
             match stage {
                 Stage::ToDo(request) if request.part.is_some() => {
-                    self.statistics.parking(&request);
+                    let class = self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
-                    if let Err((why, arrival)) = socket::park(process, table, arrival) {
+                    if let Err((why, arrival)) = self.park(process, table, arrival) {
                         queue_count.subtract(1);
                         let Arrival { submission, request, notice, .. } = arrival;
                         let stage = Stage::ToDo(request);
@@ -481,7 +492,7 @@ impl Engine {
                             Refused::Busy => Stopped::Busy,
                         };
                     }
-                    self.statistics.parked();
+                    self.statistics.parked(class);
                 }
                 Stage::ToDo(request) => {
                     self.statistics.queued(&request);

@@ -9,6 +9,7 @@ use sys_bindings::gate::PASS;
 use crate::aio::Engine;
 use crate::kern::bio;
 use crate::kern::kproc::Worker;
+use crate::kern::pipe;
 use crate::kern::proc::{Curthread, Leaving};
 use crate::kern::socket::{Ended, Task};
 
@@ -69,5 +70,19 @@ pub unsafe extern "C" fn bio_done(ctx: *mut c_void, bp: *mut sys::bio) {
     // SAFETY: the engine launches flights of this type only, and each bio is done once.
     if let Some(landed) = unsafe { bio::done(bp) } {
         engine.landed(landed);
+    }
+}
+
+/// A pipe has changed where requests are parked. Nothing here may sleep.
+///
+/// # Safety
+/// As the gate calls it: `ctx` is the engine, `kn` a watch's knote, attached, and the mutex of its
+/// pipe is held.
+pub unsafe extern "C" fn pipe_event(ctx: *mut c_void, kn: *mut sys::knote) {
+    // SAFETY: ctx is what attach was given; it outlives every counted call.
+    let engine: &Engine = unsafe { &*ctx.cast() };
+    // SAFETY: the gate's word.
+    if let Some(name) = unsafe { pipe::event(kn) } {
+        engine.pipe_event(name);
     }
 }

@@ -42,6 +42,7 @@ fn make(td: Curthread) -> Result<Box<Loaded>, Errno> {
             worker: events::worker,
             socket_task: events::socket_task,
             bio_done: events::bio_done,
+            pipe_event: events::pipe_event,
         },
         engine: Engine::new(td)?,
     }))

@@ -28,6 +28,8 @@ pub enum Kind {
     Socket,
     /// Another type that queues requests itself.
     Queues,
+    /// A pipe or FIFO whose requests are parked (`vfs.aio.rs.park`). Nothing is this by itself.
+    Pipe,
     /// Anything else: I/O may take for ever.
     Unsafe,
 }
@@ -91,6 +93,29 @@ impl File {
             return None;
         }
         NonNull::new(fp.f_data.cast())
+    }
+
+    /// The pipe behind it.
+    pub(super) fn pipe(&self) -> Option<NonNull<sys::pipe>> {
+        // SAFETY: the reference is ours; f_ops and, for a pipe, f_data are set before a file is
+        // shared and stay.
+        let fp = unsafe { self.0.as_ref() };
+        if fp.f_ops.addr() != (&raw const sys::pipeops).addr() {
+            return None;
+        }
+        NonNull::new(fp.f_data.cast())
+    }
+
+    /// Whether it is a pipe or FIFO.
+    pub fn is_pipe(&self) -> bool {
+        self.pipe().is_some()
+    }
+
+    /// Whether calls on it do not wait (O_NONBLOCK).
+    pub fn is_nonblocking(&self) -> bool {
+        // SAFETY: the reference is ours; the kernel reads the flags without a lock too.
+        let flags = unsafe { (&raw const (*self.0.as_ptr()).f_flag).read_volatile() };
+        flags & sys::FNONBLOCK != 0
     }
 
     /// The credential it was opened with, valid as long as this is.

@@ -18,6 +18,7 @@ pub mod kproc;
 pub mod limit;
 pub mod mtx;
 pub mod panic;
+pub mod pipe;
 pub mod printf;
 pub mod probe;
 pub mod proc;

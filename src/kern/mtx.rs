@@ -41,16 +41,8 @@ impl Raw {
     /// Locks. May block.
     #[track_caller]
     pub(super) fn lock(&self) {
-        let place = Location::caller();
-        // SAFETY: initialised by Mutex::new; the place's strings are static.
-        unsafe {
-            sys::__mtx_lock_flags(
-                (&raw mut (*self.as_ptr()).mtx_lock).cast(),
-                0,
-                place.file_as_c_str().as_ptr(),
-                place.line() as c_int,
-            );
-        }
+        // SAFETY: initialised by Mutex::new, and kept by self.
+        unsafe { lock_raw(self.as_ptr()) };
     }
 
     /// Unlocks.
@@ -59,16 +51,44 @@ impl Raw {
     /// This thread has locked it.
     #[track_caller]
     pub(super) unsafe fn unlock(&self) {
-        let place = Location::caller();
         // SAFETY: the caller's promise.
-        unsafe {
-            sys::__mtx_unlock_flags(
-                (&raw mut (*self.as_ptr()).mtx_lock).cast(),
-                0,
-                place.file_as_c_str().as_ptr(),
-                place.line() as c_int,
-            );
-        }
+        unsafe { unlock_raw(self.as_ptr()) };
+    }
+}
+
+/// Locks a mutex of whosoever. May block.
+///
+/// # Safety
+/// It is an initialised default mutex, and stays until it is unlocked.
+#[track_caller]
+pub(super) unsafe fn lock_raw(mutex: *mut sys::mtx) {
+    let place = Location::caller();
+    // SAFETY: the caller's promise; the place's strings are static.
+    unsafe {
+        sys::__mtx_lock_flags(
+            (&raw mut (*mutex).mtx_lock).cast(),
+            0,
+            place.file_as_c_str().as_ptr(),
+            place.line() as c_int,
+        );
+    }
+}
+
+/// Unlocks what [`lock_raw`] locked.
+///
+/// # Safety
+/// This thread has locked it.
+#[track_caller]
+pub(super) unsafe fn unlock_raw(mutex: *mut sys::mtx) {
+    let place = Location::caller();
+    // SAFETY: the caller's promise; the place's strings are static.
+    unsafe {
+        sys::__mtx_unlock_flags(
+            (&raw mut (*mutex).mtx_lock).cast(),
+            0,
+            place.file_as_c_str().as_ptr(),
+            place.line() as c_int,
+        );
     }
 }
 

@@ -87,6 +87,11 @@ impl Socket {
         Some(Socket(so))
     }
 
+    /// Names the socket behind a file; unique while the file is open.
+    pub fn name(file: &File) -> Option<u64> {
+        file.socket().map(|so| so.addr().get() as u64)
+    }
+
     /// Names the socket; unique while there are references to it.
     pub fn id(&self) -> u64 {
         self.0.addr().get() as u64

@@ -74,36 +74,52 @@ pub fn wire(
 /// A worker's own address space, to which it returns; made once at the worker's start.
 pub struct Home {
     own: Vmspace,
-    /// Where the worker is, if not at home; the kernel's switch holds a reference too.
-    away: Option<Vmspace>,
+    away: Away,
     _not_send: PhantomData<*mut ()>,
+}
+
+/// Where a worker is.
+enum Away {
+    No,
+    /// There; the kernel's switch holds a reference too.
+    In(Vmspace),
+    /// Somewhere; the only reference is the kernel's.
+    Lent,
 }
 
 impl Home {
     /// Remembers where the worker lives.
     pub fn new(worker: &Worker) -> Home {
-        Home { own: Vmspace::of(worker.thread()), away: None, _not_send: PhantomData }
+        Home { own: Vmspace::of(worker.thread()), away: Away::No, _not_send: PhantomData }
     }
 
     /// Moves the worker into `vm`, unless it is there. May sleep.
     pub fn visit(&mut self, vm: Vmspace) {
-        if self.away.as_ref().is_some_and(|away| away.0 == vm.0) {
+        if let Away::In(away) = &self.away
+            && away.0 == vm.0
+        {
             return;
         }
         vm.switch();
-        self.away = Some(vm);
+        self.away = Away::In(vm);
+    }
+
+    /// As [`Home::visit`], and `vm` stays the caller's.
+    pub fn lodge(&mut self, vm: &Vmspace) {
+        vm.switch();
+        self.away = Away::Lent;
     }
 
     /// Whether the worker is in another address space than its own.
     pub fn is_away(&self) -> bool {
-        self.away.is_some()
+        !matches!(self.away, Away::No)
     }
 
     /// Moves the worker home. May sleep.
     pub fn go_back(&mut self) {
-        if let Some(away) = self.away.take() {
+        if self.is_away() {
             self.own.switch();
-            drop(away);
+            self.away = Away::No;
         }
     }
 }

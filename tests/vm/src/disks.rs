@@ -52,6 +52,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "fuzz",
         "holder",
         "noworker",
+        "pipes",
         "sockets",
         "storm",
         "httpd",

@@ -103,7 +103,12 @@ impl Steps {
     fn conformance(&mut self) {
         self.step("run conformance-ufs 1800 lines /mnt/bin/conformance");
         self.step("sh sockets 1800 lines kldload -n sctp; exec /mnt/bin/sockets");
+        self.step("run pipes 1800 lines /mnt/bin/pipes");
         self.step("run storm 1800 lines /mnt/bin/storm --requests 20000");
+        self.step(
+            "sh storm-pipes 1800 lines sysctl -n vfs.aio.rs.park >/dev/null 2>&1 || exit 77; \
+             exec /mnt/bin/storm --pipes --requests 20000",
+        );
         self.step("run httpd 600 lines /mnt/bin/httpd");
         self.step(
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \

@@ -2,9 +2,11 @@
 //! Processes that read, write, cancel, shut down, close and end with requests in flight on many
 //! sockets at once; what comes out of a stream is checked against what went in, to the byte.
 //!
-//! `storm [--procs 4] [--requests 200000] [--each 400] [--seed 1]`: each process has eight pairs of
-//! sockets of every kind to itself, 64 sockets for four processes, shares two pairs with all others,
-//! and makes `--each` requests at least, five times as many at most.
+//! `storm [--pipes] [--procs 4] [--requests 200000] [--each 400] [--seed 1]`: each process has eight
+//! pairs of sockets of every kind to itself, 64 sockets for four processes, shares two pairs with all
+//! others, and makes `--each` requests at least, five times as many at most. With `--pipes` all are
+//! pipes, which have two directions too, `vfs.aio.rs.park` is set meanwhile, and two more processes
+//! read and write the shared ones with calls that wait.
 //! What a process tries depends on its seed only; what happens meanwhile does not. It exits 1 when
 //! data was wrong, a request ended in an error without a cause, or nothing moved for two minutes.
 //!
@@ -21,7 +23,7 @@ use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use guest::rng::Rng;
 use guest::sys::{self, Ended, Fork, Iovec, Timespec};
-use guest::sysctl::{Maybe, served};
+use guest::sysctl::{Maybe, Setting, served};
 use guest::time::{ms_since, now, sleep_ms};
 use guest::{Args, Errno, Result, println};
 
@@ -82,6 +84,7 @@ enum Kind {
     LocalMessages,
     LocalPackets,
     Udp,
+    Pipe,
 }
 
 const KINDS: [Kind; PAIRS] = [
@@ -103,11 +106,12 @@ impl Kind {
             Kind::LocalMessages => net::pair(SOCK_DGRAM),
             Kind::LocalPackets => net::pair(SOCK_SEQPACKET),
             Kind::Udp => net::udp_pair(),
+            Kind::Pipe => sys::pipe(),
         }
     }
 
     fn is_stream(self) -> bool {
-        matches!(self, Kind::Local | Kind::Tcp)
+        matches!(self, Kind::Local | Kind::Tcp | Kind::Pipe)
     }
 }
 
@@ -539,6 +543,7 @@ impl Work {
 }
 
 fn child(seed: u64, requests: u64, common: &[Pair; SHARED]) -> Result<i32> {
+    let pipes = common[0].kind == Kind::Pipe;
     sys::signal(13, sys::SIG_IGN, 0)?;
     let mut rng = Rng::new(seed);
     let end = match rng.below(8) {
@@ -550,8 +555,9 @@ fn child(seed: u64, requests: u64, common: &[Pair; SHARED]) -> Result<i32> {
     let mut pairs = [common[0]; PAIRS + SHARED];
     pairs[PAIRS..].copy_from_slice(common);
     for (index, pair) in pairs[..PAIRS].iter_mut().enumerate() {
-        let (one, two) = KINDS[index].make()?;
-        *pair = Pair { kind: KINDS[index], ends: [one, two], broken: false };
+        let kind = if pipes { Kind::Pipe } else { KINDS[index] };
+        let (one, two) = kind.make()?;
+        *pair = Pair { kind, ends: [one, two], broken: false };
     }
     let ring = Ring::EMPTY;
     let mut work = Work {
@@ -566,6 +572,24 @@ fn child(seed: u64, requests: u64, common: &[Pair; SHARED]) -> Result<i32> {
         letter: 0,
     };
     Ok(work.run(end))
+}
+
+/// Starts a process that reads or writes the pairs all share, with calls that wait. What it writes is
+/// long enough that the pipe has its pages for it.
+fn rival(common: &[Pair; SHARED], writes: bool) -> Result<i32> {
+    if let Fork::Parent(pid) = sys::fork()? {
+        return Ok(pid);
+    }
+    let mut bytes = [b'r'; 20_000];
+    for round in 0.. {
+        let end = common[round % SHARED].ends[round / SHARED % 2];
+        let ended = if writes { sys::write(end, &bytes) } else { sys::read(end, &mut bytes) };
+        if ended.is_err() {
+            break;
+        }
+        sleep_ms(1);
+    }
+    sys::exit(0)
 }
 
 fn run(args: Args) -> i32 {
@@ -587,11 +611,15 @@ fn supervise(args: Args) -> Result<i32> {
     let least = args.number(c"--each", 400).max(1);
     let seed = args.number(c"--seed", 1);
     COUNTERS.store(Region::map_shared(4096)?.addr(), SeqCst);
-    let mut common = [Pair { kind: Kind::Local, ends: [0; 2], broken: false }; SHARED];
+    let pipes = args.has(c"--pipes");
+    let _parked = if pipes { Some(Setting::new("vfs.aio.rs.park", 1)?) } else { None };
+    let kind = if pipes { Kind::Pipe } else { Kind::Local };
+    let mut common = [Pair { kind, ends: [0; 2], broken: false }; SHARED];
     for pair in &mut common {
         let (one, two) = pair.kind.make()?;
         pair.ends = [one, two];
     }
+    let rivals = if pipes { [rival(&common, false)?, rival(&common, true)?] } else { [0; 2] };
     let before = served();
     let mut pids = [0; PROCS];
     let (mut number, mut moved, mut last) = (0, now(), 0);
@@ -638,6 +666,10 @@ fn supervise(args: Args) -> Result<i32> {
             break;
         }
         sleep_ms(5);
+    }
+    for pid in rivals.into_iter().filter(|&pid| pid != 0) {
+        let _ = sys::kill(pid, sys::SIGKILL);
+        let _ = sys::wait_for(pid);
     }
     let served = served().zip(before).map(|(after, before)| after - before);
     println!(

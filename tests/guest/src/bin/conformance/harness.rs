@@ -447,8 +447,9 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "vfs.aio.aiod_lifetime",
+    "vfs.aio.rs.park",
     "vfs.aio.max_aio_procs",
     "vfs.aio.target_aio_procs",
     "vfs.aio.rs.lio_empty_kevent",

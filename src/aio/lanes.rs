@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Requests that wait for the other end of a socket or pipe, and cost no thread meanwhile.
+//!
+//! Each direction that has requests has a lane: a queue over all processes, in the order of
+//! submission. Whatever says that the direction may be ready has a worker perform the oldest request,
+//! without waiting, and so on until one cannot go on; that one goes back to the front. What says so,
+//! and what protects a lane, differs: `socket.rs`, `park.rs`. Here is what both have in common: the map
+//! from directions to lanes, and a request's stay in one.
+//!
+//! A lane is in the map as long as there is a request of its direction.
+//!
+//! # Locks
+//! The map has a mutex per part, `aio_rs lanes`, which is taken last.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
+
+use super::engine::Engine;
+use super::notify::Notice;
+use super::process::{Process, Requests};
+use super::request::{Action, Performed, Request};
+use super::statistics::By;
+use super::{park, socket};
+use crate::kern::file::{File, Kind};
+use crate::kern::kproc::Worker;
+use crate::kern::mtx::Mutex;
+use crate::kern::proc::WriteSignal;
+use crate::kern::socket::Direction;
+use crate::kern::uio::Buffer;
+use crate::model::Errno;
+use crate::model::hash::{Hash, Hashed};
+use crate::model::lane::{Lane, Places, Ticket};
+use crate::model::slab::{Growth, Id, NONE, Slab};
+use crate::model::table::{Outcome, Submission, Usage};
+
+/// A request in a lane. A lane is dropped empty, since every request in it keeps it; without telling
+/// the compiler so, dropping a request would be recursive.
+pub type Guest = ManuallyDrop<Parked>;
+
+/// See [`Guest`].
+pub struct Parked {
+    pub process: Arc<Process>,
+    pub id: Id,
+    pub request: Box<Request>,
+}
+
+/// One direction with its lane.
+pub trait Queue {
+    /// Names the direction among those of its kind, as long as it is open.
+    fn key(&self) -> u64;
+
+    /// Looks at the lane, under its lock.
+    fn with<R>(&self, look: impl FnOnce(&mut Lane<Guest>) -> R) -> R;
+
+    /// Says where a request is, to its process's table.
+    fn spot(self: &Arc<Self>, ticket: Ticket) -> Spot;
+
+    /// It is about to come into the map. The direction is open. May sleep.
+    fn open(&self) {}
+
+    /// It has left the map, or did not get there. The direction is open. May sleep.
+    fn close(&self) {}
+}
+
+/// Where a parked request is, as its process's table knows it.
+pub enum Spot {
+    Socket(Arc<socket::Queue>, Ticket),
+    Pipe(Arc<park::Queue>, Ticket),
+}
+
+/// What a request that waits in a lane has besides. Dropping it may sleep; the request's file is to be
+/// there still.
+pub struct Part {
+    place: Where,
+    /// Bytes moved so far.
+    moved: usize,
+    /// What has been charged so far.
+    usage: Usage,
+}
+
+enum Where {
+    Socket(Place<socket::Queue>),
+    Pipe(Place<park::Queue>),
+}
+
+/// A right to be queued in a lane, which keeps the lane.
+struct Place<Q: Queue> {
+    lanes: Arc<Lanes<Q>>,
+    lane: Arc<Q>,
+    entry: Id,
+}
+
+/// The map from directions to lanes.
+pub struct Lanes<Q> {
+    parts: Box<[Mutex<LanesPart<Q>>]>,
+}
+
+/// How many parts the map has.
+const PARTS: usize = 16;
+
+struct LanesPart<Q> {
+    entries: Slab<Entry<Q>>,
+    hash: Hash,
+}
+
+struct Entry<Q> {
+    key: u64,
+    chain: Id,
+    /// Places in the lane.
+    places: usize,
+    lane: Arc<Q>,
+}
+
+impl<Q> Hashed for Entry<Q> {
+    fn key(&self) -> u64 {
+        self.key
+    }
+    fn chain(&mut self) -> &mut Id {
+        &mut self.chain
+    }
+}
+
+impl<Q: Queue> Lanes<Q> {
+    /// Makes an empty map. May sleep.
+    pub fn new() -> Lanes<Q> {
+        let empty = || LanesPart { entries: Slab::default(), hash: Hash::default() };
+        let part = |_| Mutex::new(c"aio_rs lanes", empty());
+        Lanes { parts: (0..PARTS).map(part).collect() }
+    }
+
+    fn part(&self, key: u64) -> &Mutex<LanesPart<Q>> {
+        // Sockets are about 1 KiB apart, pipes more.
+        &self.parts[(key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % PARTS]
+    }
+
+    /// The lane of a direction, if there is one.
+    pub fn find(&self, key: u64) -> Option<Arc<Q>> {
+        let mut part = self.part(key).lock();
+        let LanesPart { entries, hash } = &mut *part;
+        let id = hash.find(entries, key, |_| true)?;
+        Some(entries[id].lane.clone())
+    }
+
+    /// Takes a place in the lane of a direction; `make` makes one if there is none. May sleep.
+    #[inline(never)]
+    fn enter(self: &Arc<Lanes<Q>>, key: u64, make: &mut dyn FnMut() -> Q) -> Place<Q> {
+        let (lane, entry) = self.find_or_make(key, make);
+        let mut places: Option<Places<Guest>> = None;
+        loop {
+            let reserved = lane.with(|lane| {
+                if let Some(places) = &mut places {
+                    lane.grow(places);
+                }
+                lane.reserve()
+            });
+            // What is left over must not be freed under the lock.
+            drop(places.take());
+            match reserved {
+                Ok(()) => break,
+                Err(lack) => places = Some(Places::new(lack)),
+            }
+        }
+        Place { lanes: self.clone(), lane, entry }
+    }
+
+    #[inline(never)]
+    fn find_or_make(&self, key: u64, make: &mut dyn FnMut() -> Q) -> (Arc<Q>, Id) {
+        let mut fresh: Option<Arc<Q>> = None;
+        let mut growth: Option<Growth<Entry<Q>>> = None;
+        let mut buckets: Option<Vec<Id>> = None;
+        loop {
+            let mut part = self.part(key).lock();
+            let LanesPart { entries, hash } = &mut *part;
+            if let Some(id) = hash.find(entries, key, |_| true) {
+                entries[id].places += 1;
+                let lane = entries[id].lane.clone();
+                drop(part);
+                if let Some(fresh) = fresh {
+                    fresh.close();
+                }
+                return (lane, id);
+            }
+            if let Some(growth) = &mut growth {
+                entries.grow(growth);
+            }
+            let left = (growth.take(), buckets.take().map(|buckets| hash.grow(buckets)));
+            let (lack, size) = (entries.lacks(1), hash.lacks());
+            if let (None, None, Some(lane)) = (lack, size, &fresh) {
+                let entry = Entry { key, chain: NONE, places: 1, lane: lane.clone() };
+                let Ok(id) = entries.insert(entry) else { panic!("a lane without room") };
+                hash.insert(entries, id);
+                let lane = lane.clone();
+                drop(part);
+                drop(left);
+                return (lane, id);
+            }
+            drop(part);
+            // What is left over must not be freed under the lock.
+            drop(left);
+            growth = lack.map(Growth::new);
+            buckets = size.map(Hash::allocate);
+            if fresh.is_none() {
+                let lane = Arc::new(make());
+                lane.open();
+                fresh = Some(lane);
+            }
+        }
+    }
+}
+
+impl<Q: Queue> Drop for Place<Q> {
+    fn drop(&mut self) {
+        self.lane.with(Lane::release);
+        let mut part = self.lanes.part(self.lane.key()).lock();
+        let LanesPart { entries, hash } = &mut *part;
+        let entry = &mut entries[self.entry];
+        entry.places -= 1;
+        if entry.places == 0 {
+            hash.remove(entries, self.entry);
+            let entry = entries.remove(self.entry);
+            drop(part);
+            entry.lane.close();
+            // Perhaps the lane's last but ours.
+            drop(entry);
+        }
+    }
+}
+
+impl Part {
+    /// The lane, of a request on a socket.
+    pub fn socket_lane(&self) -> Option<&Arc<socket::Queue>> {
+        match &self.place {
+            Where::Socket(place) => Some(&place.lane),
+            Where::Pipe(_) => None,
+        }
+    }
+
+    /// The lane, of a request on a pipe.
+    pub fn pipe_lane(&self) -> Option<&Arc<park::Queue>> {
+        match &self.place {
+            Where::Pipe(place) => Some(&place.lane),
+            Where::Socket(_) => None,
+        }
+    }
+
+    /// How the request ends that is taken back.
+    fn cut_short(&self) -> Outcome {
+        match self.moved {
+            0 => Outcome::CANCELED,
+            moved => Outcome { status: moved as i64, error: None, usage: self.usage },
+        }
+    }
+}
+
+/// Why a request was not parked.
+pub enum Refused {
+    /// The socket accepts connections.
+    Listening,
+    /// The built-in serves the socket right now.
+    Busy,
+}
+
+/// What is to be parked.
+pub struct Arrival {
+    pub submission: Submission,
+    pub request: Box<Request>,
+    pub notice: Option<Notice>,
+    pub group: Option<Id>,
+}
+
+/// What became of a try.
+pub enum Tried {
+    Finished(Performed),
+    /// It would have had to wait.
+    Again,
+}
+
+/// What of a request's end depends on its file.
+#[derive(Clone, Copy)]
+pub struct Manners {
+    /// A write that was done in part is over.
+    pub nonblocking: bool,
+    /// A write without a reader signals.
+    pub signals: bool,
+    /// A write that was done in part before its reader went succeeds.
+    pub keeps_part: bool,
+}
+
+/// Tries a request, in the submitter's address space: `transfer` moves what can be moved now, and says
+/// EAGAIN where it would have had to wait for the rest. Sleeps, but not for the peer.
+pub fn attempt(
+    worker: &Worker,
+    request: &mut Request,
+    transfer: impl FnOnce(&File, &mut Buffer) -> (usize, Result<(), Errno>),
+    manners: impl FnOnce(&File) -> Manners,
+) -> Tried {
+    let Request { file: Some(file), part: Some(part), cred, action, .. } = request else {
+        panic!("a request without a lane waits in one");
+    };
+    let (buffer, sends) = match action {
+        Action::Read { buffer, .. } => (buffer, false),
+        Action::Write { buffer, .. } => (buffer, true),
+        _ => panic!("a request in a lane neither reads nor writes"),
+    };
+    let td = worker.thread();
+    let before = td.usage();
+    let (moved, end) = cred.lend(worker, || transfer(file, buffer));
+    let after = td.usage();
+    part.moved += moved;
+    // However often it was tried, it counts as one message.
+    part.usage.msgsnd |= u32::from(after.msgsnd != before.msgsnd);
+    part.usage.msgrcv |= u32::from(after.msgrcv != before.msgrcv);
+    let begun = part.moved > 0;
+    let manners = manners(file);
+    let error = match end {
+        Ok(()) => None,
+        // Some protocols say so after they have taken all.
+        Err(Errno::EAGAIN) if begun && (buffer.len() == 0 || manners.nonblocking) => None,
+        Err(Errno::EAGAIN) => return Tried::Again,
+        Err(Errno::ERESTART | Errno::EINTR) if begun => None,
+        Err(Errno::EPIPE) if begun && manners.keeps_part => None,
+        // There is no call to restart.
+        Err(Errno::ERESTART) => Some(Errno::EINTR),
+        Err(error) => Some(error),
+    };
+    let broken = sends && error == Some(Errno::EPIPE) && manners.signals;
+    Tried::Finished(Performed {
+        signal: broken.then_some(WriteSignal::BrokenPipe),
+        outcome: Outcome {
+            status: if error.is_some() { -1 } else { part.moved as i64 },
+            error,
+            usage: part.usage,
+        },
+    })
+}
+
+impl Engine {
+    /// Takes a place for a request of `file`, if its kind has lanes. May sleep.
+    #[inline(never)]
+    pub(super) fn part(&self, file: &File, kind: Kind, direction: Direction) -> Option<Part> {
+        let place = match kind {
+            Kind::Socket => {
+                let (key, mut make) = socket::Queue::maker(file, direction)?;
+                Where::Socket(self.sockets.enter(key, &mut make))
+            }
+            Kind::Pipe => {
+                let (key, mut make) = park::Queue::maker(&self.pool, file, direction)?;
+                Where::Pipe(self.pipes.enter(key, &mut make))
+            }
+            _ => return None,
+        };
+        Some(Part { place, moved: 0, usage: Usage::default() })
+    }
+
+    /// Makes a request the process's own and queues it in its lane; the process's mutex is held.
+    ///
+    /// # Errors
+    /// Why not, and the request, which is untouched.
+    #[inline(never)]
+    pub(super) fn park(
+        &self,
+        process: &Arc<Process>,
+        table: &mut Requests,
+        arrival: Arrival,
+    ) -> Result<(), (Refused, Arrival)> {
+        match &arrival.request.part {
+            Some(Part { place: Where::Socket(_), .. }) => socket::park(process, table, arrival),
+            Some(Part { place: Where::Pipe(_), .. }) => {
+                self.park_at_pipe(process, table, arrival);
+                Ok(())
+            }
+            None => panic!("a request without a place is to be parked"),
+        }
+    }
+
+    /// Takes a parked request back from its lane, if no thread has it; the process's mutex is held.
+    /// Also says how it ends.
+    pub(super) fn withdraw(&self, spot: &Spot) -> Option<(Box<Request>, Outcome)> {
+        let parked = match spot {
+            Spot::Socket(lane, ticket) => socket::take(lane, *ticket),
+            Spot::Pipe(lane, ticket) => self.take_from_pipe(lane, *ticket),
+        };
+        let Parked { request, .. } = ManuallyDrop::into_inner(parked?);
+        let outcome = request.part.as_ref().map_or(Outcome::CANCELED, Part::cut_short);
+        Some((request, outcome))
+    }
+
+    /// Tries one request, by `attempt`; true when it waits again.
+    pub(super) fn run_parked<Q: Queue>(
+        &self,
+        lane: &Arc<Q>,
+        parked: Guest,
+        attempt: impl FnOnce(&mut Request) -> Tried,
+    ) -> bool {
+        let Parked { process, id, mut request } = ManuallyDrop::into_inner(parked);
+        self.statistics.begun(&mut request);
+        let tried = attempt(&mut request);
+        let mut inner = process.lock();
+        let Performed { outcome, signal } = match tried {
+            Tried::Finished(performed) => performed,
+            Tried::Again if inner.table.may_park(id) => {
+                let parked = Parked { process: process.clone(), id, request };
+                let ticket = lane.with(|lane| lane.push_front(ManuallyDrop::new(parked)));
+                inner.table.park_again(id, lane.spot(ticket));
+                drop(inner);
+                return true;
+            }
+            Tried::Again => Performed {
+                outcome: request.part.as_ref().map_or(Outcome::CANCELED, Part::cut_short),
+                signal: None,
+            },
+        };
+        if let (Some(signal), Some(live)) = (signal, inner.live.as_ref()) {
+            live.signal(signal);
+        }
+        let (table, tell) = inner.parts();
+        let told = |notice: &mut Notice, news| tell.tell(notice, news);
+        self.statistics.performed(By::Worker, &request.record, &outcome);
+        let finished = table.finish(id, request, outcome, told);
+        process.unlock_and_wake(inner);
+        self.finished(&process, finished);
+        false
+    }
+}
