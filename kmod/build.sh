@@ -308,7 +308,7 @@ modules() {
 	kernel_cargo build --quiet -p aio_rs --features kernel
 	lib=$out/cargo/x86_64-unknown-none/release
 	link_module aio_rs_gate "$lib/libaio_rs_gate.a" aio_rs_gate_c \
-	    aio_rs_gate_attach aio_rs_gate_bio_done aio_rs_gate_detach \
+	    aio_rs_gate_attach aio_rs_gate_bio_done aio_rs_gate_detach aio_rs_gate_pipe_filter \
 	    aio_rs_gate_soaio_rcv aio_rs_gate_soaio_snd aio_rs_gate_worker
 	link_module aio_rs "$lib/libaio_rs.a" aio_rs_c
 	check "$out/aio_rs.ko" "$out/aio_rs_gate.ko"
