@@ -320,9 +320,11 @@ fn protocol(family: Family, kind: Kind) -> *mut sys::protosw {
     if let Some(at) = PROTOCOLS.with(|all| all.get(&key).copied()) {
         return at as *mut sys::protosw;
     }
-    let new: *mut sys::protosw = mem::new_object();
-    // SAFETY: just made; it is never freed.
-    unsafe { (*new).pr_flags = flags as i16 };
+    // SAFETY: integers and pointers, which may be null.
+    let mut new: Box<sys::protosw> = unsafe { Box::new_zeroed().assume_init() };
+    new.pr_flags = flags as i16;
+    // Like the kernel's own, it is no allocation, and stays.
+    let new = Box::into_raw(new);
     PROTOCOLS.with(|all| all.insert(key, new as usize));
     new
 }
