@@ -59,6 +59,44 @@ pub fn imports(object: &Object) -> Vec<Import> {
     found.into_iter().collect()
 }
 
+/// The imports of each module that another one has but keeps to itself, as lines to print. Up to
+/// FreeBSD 14 the kernel's linker finds them all the same; later ones need not.
+pub fn hidden(modules: &[(String, Names)]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (ko, names) in modules {
+        for name in &names.imports {
+            let exported = modules.iter().any(|(_, other)| other.globals.contains(name));
+            let keeper = modules.iter().find(|(_, other)| other.locals.contains(name));
+            if let (false, Some((keeper, _))) = (exported, keeper) {
+                lines.push(line(ko, "import", name, &format!("{keeper} does not export it")));
+            }
+        }
+    }
+    lines
+}
+
+/// The names of a module's symbols.
+#[derive(Debug, Default)]
+pub struct Names {
+    imports: BTreeSet<String>,
+    globals: BTreeSet<String>,
+    locals: BTreeSet<String>,
+}
+
+impl Names {
+    /// Collects them.
+    pub fn of(object: &Object, imports: &[Import]) -> Names {
+        let defined = |local: bool| {
+            let symbols = object.symbols.iter().filter(move |symbol| {
+                symbol.shndx != elf::SHN_UNDEF && (symbol.bind == elf::STB_LOCAL) == local
+            });
+            symbols.map(|symbol| symbol.name.clone()).collect()
+        };
+        let imports = imports.iter().map(|import| import.name.clone()).collect();
+        Names { imports, globals: defined(false), locals: defined(true) }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     weak: bool,
@@ -170,8 +208,9 @@ impl AllowList {
 
 #[cfg(test)]
 mod tests {
-    use super::{AllowList, Import};
+    use super::{AllowList, Import, Names, hidden};
     use crate::report::Findings;
+    use std::collections::BTreeSet;
 
     fn import(name: &str, weak: bool) -> Import {
         Import { name: name.into(), weak }
@@ -201,6 +240,20 @@ mod tests {
         assert_eq!(findings.into_lines(), ["b.ko: import: x: not in the allow-list"]);
         // [a] was not part of the run.
         assert_eq!(list.stale(), ["b.ko: stale: y: in the allow-list ([b]), but not imported"]);
+    }
+
+    #[test]
+    fn what_another_module_keeps_to_itself_is_no_import() {
+        let set = |name: &str| BTreeSet::from([name.to_string()]);
+        let keeper = Names { locals: set("x"), ..Names::default() };
+        let exporter = Names { globals: set("x"), ..Names::default() };
+        let modules = |other| {
+            let user = Names { imports: set("x"), ..Names::default() };
+            [("a.ko".to_string(), other), ("b.ko".to_string(), user)]
+        };
+        assert_eq!(hidden(&modules(keeper)), ["b.ko: import: x: a.ko does not export it"]);
+        assert!(hidden(&modules(exporter)).is_empty());
+        assert!(hidden(&modules(Names::default())).is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kocheck::allow::{self, AllowList};
+use kocheck::allow::{self, AllowList, Names};
 use kocheck::report::{self, Findings, Summary};
 use kocheck::{code, elf, loadable, stack};
 
@@ -92,30 +92,37 @@ fn check_object(
     allow: &mut AllowList,
     limits: &stack::Limits,
     findings: &mut Findings,
-) -> Option<Summary> {
+) -> Option<(Summary, Names)> {
     let object = elf::parse(data, findings)?;
     loadable::check(&object, findings);
     let imports = allow::imports(&object);
     allow.check_imports(ko, &imports, findings);
     let code = code::analyse(&object, findings);
     let usage = stack::check(&object, &code, limits, findings);
-    Some(Summary::new(&object, imports, &code, usage))
+    let names = Names::of(&object, &imports);
+    Some((Summary::new(&object, imports, &code, usage), names))
 }
 
 fn run(options: &Options) -> Result<bool, String> {
     let mut allow = read_allow_list(&options.allow)?;
     let mut violations = Vec::new();
     let mut checked = Vec::new();
+    let mut names = Vec::new();
 
     for path in &options.objects {
         let data = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let ko = file_name(path);
         let mut findings = Findings::new(&ko);
-        let summary = check_object(&ko, &data, &mut allow, &options.limits, &mut findings);
+        let object = check_object(&ko, &data, &mut allow, &options.limits, &mut findings);
+        let summary = object.map(|(summary, its)| {
+            names.push((ko.clone(), its));
+            summary
+        });
         checked.push((ko, summary, findings.is_empty()));
         violations.extend(findings.into_lines());
     }
     violations.extend(allow.stale());
+    violations.extend(allow::hidden(&names));
 
     if let Some(path) = &options.report {
         let text = report::full(&checked, &violations);
