@@ -23,6 +23,8 @@ cases! { "process":
     exit_with_threads_waiting_leaves_nothing,
     no_exit_takes_a_second
         differs "its exit looks once a second whether a request still runs",
+    exit_does_not_wait_for_what_may_take_for_ever
+        differs "it waits until the request is done, and cannot be killed",
     f03_exit_with_results_uncollected_leaves_nothing,
     a_killed_waiter_is_gone_soon,
     a_killed_submitter_is_gone_soon,
@@ -223,6 +225,45 @@ fn no_exit_takes_a_second(test: &Test) -> Outcome {
     // What is counted is not how long an exit takes, but how many slept for the clock; one may be
     // the machine's.
     check!(slow <= 1, "{slow} of {EXITS} exits took a second or more");
+    Ok(())
+}
+
+fn exit_does_not_wait_for_what_may_take_for_ever(test: &Test) -> Outcome {
+    let _unsafe_files = test.setting("vfs.aio.enable_unsafe", 1)?;
+    for killed in [false, true] {
+        let (from, to) = sys::pipe().must("pipe")?;
+        let pid = test.child(|test| {
+            let cb = test.request(Op::Write, to, 0, &test.buffer(1 << 20));
+            let started = sys::close(from).and_then(|()| Op::Write.submit(cb.addr()));
+            sleep_ms(100);
+            while killed {
+                sleep_ms(1000);
+            }
+            i32::from(started.is_err())
+        })?;
+        check!(sys::poll_in(from, 30_000) == Ok(true), "the write does not start");
+        let wanted = if killed { Ended::Signal(sys::SIGKILL) } else { Ended::Exit(0) };
+        if killed {
+            sleep_ms(200);
+            sys::kill(pid, sys::SIGKILL).must("kill")?;
+        }
+        let start = now();
+        let mut ended = None;
+        while ended.is_none() && ms_since(start) < 20_000 {
+            ended = sys::wait(pid, sys::WNOHANG).must("wait")?.map(|(_, ended)| ended);
+            sleep_ms(5);
+        }
+        // The request goes on, or has been forgotten: nobody reads what it writes.
+        sys::close(from).must("close")?;
+        sys::close(to).must("close")?;
+        match ended {
+            Some(ended) => same(ended, wanted, "the child")?,
+            None => {
+                test.child_ended(pid, "the child, with its request done", wanted)?;
+                return fail(format_args!("an exit waits for a pipe"));
+            }
+        }
+    }
     Ok(())
 }
 
