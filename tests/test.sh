@@ -169,6 +169,22 @@ scenario() {
 	cat build/attempt.log >>"$log"
 }
 
+# faults MOST OPTIONS...: every kind of request, with each kernel call that may fail failing at each
+# of its occurrences, or MOST of them, once and then always.
+faults() {
+	name="$1 faults of each kernel call${2:+, $2}"
+	most=$1
+	shift
+	if "$hk/hostkern" faults --most "$most" --policy block --jobs "$(getconf _NPROCESSORS_ONLN)" "$@" \
+	    --modules "$hk" -- "$programs/steps" >build/attempt.log; then
+		pass "$name"
+	else
+		fail "$name"
+	fi
+	cat build/attempt.log
+	cat build/attempt.log >>"$log"
+}
+
 echo "== host kernel"
 if [ "$(uname -s)" != Linux ]; then
 	skip "the host kernel runs on Linux"
@@ -191,6 +207,8 @@ else
 	    "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
 	    "$programs/disks" --storm /dev/da1 --bytes 2097152 --requests 60 --depth 24 --seed @seed --faults -- \
 	    "$programs/disks" trouble_a_
+	faults "${FAULTS:-3}"
+	faults "${FAULTS:-3}" --mapped
 fi
 
 echo "== real kernels"
