@@ -196,6 +196,22 @@ scenario() {
 	cat build/attempt.log >>"$log"
 }
 
+# faults MOST OPTIONS...: every kind of request, with each kernel call that may fail failing at each
+# of its occurrences, or MOST of them, once and then always.
+faults() {
+	name="$1 faults of each kernel call${2:+, $2}"
+	most=$1
+	shift
+	if "$hk/hostkern" faults --most "$most" --policy block --jobs "$(getconf _NPROCESSORS_ONLN)" "$@" \
+	    --modules "$hk" -- "$programs/steps" >build/attempt.log; then
+		pass "$name"
+	else
+		fail "$name"
+	fi
+	cat build/attempt.log
+	cat build/attempt.log >>"$log"
+}
+
 echo "== host kernel"
 if [ "$(uname -s)" != Linux ]; then
 	skip "the host kernel runs on Linux"
@@ -227,6 +243,8 @@ else
 	    "$programs/disks" trouble_a_
 	scenario "$storms" "processes that read, write, cancel, shut down and end on sockets" -- \
 	    "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
+	faults "${FAULTS:-3}"
+	faults "${FAULTS:-3}" --mapped
 fi
 
 echo "== real kernels"

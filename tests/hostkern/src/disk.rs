@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_ulong, c_void};
 use crate::errno::*;
 use crate::sched::{self, SECOND};
 use crate::state::Held;
-use crate::{bio, file, mem, report, sys, vm};
+use crate::{bio, fault, file, mem, report, sys, vm};
 
 /// The most bytes of one bio.
 pub const MAXPHYS: usize = 1 << 20;
@@ -286,6 +286,9 @@ pub fn takes_unmapped(key: u64) -> Option<(bool, usize)> {
 
 /// Whether this transfer fails, by the seed.
 pub fn failure(key: u64, writes: bool) -> Option<Errno> {
+    if fault::strikes("a disk's request") {
+        return Some(EIO);
+    }
     let percent = with(key, |disk| disk.failing[usize::from(writes)]);
     (percent > 0 && sched::random(100) < percent).then_some(EIO)
 }
@@ -378,6 +381,7 @@ unsafe extern "C" fn file_ioctl(
     let Some(key) = file::disk_of(fp) else { return ENOTTY.0 };
     let result = match takes_unmapped(key) {
         None => Err(ENXIO),
+        Some(_) if fault::strikes("fo_ioctl") => Err(EIO),
         Some((_, sector)) if command == sys::HOSTKERN_DIOCGSECTORSIZE => {
             // SAFETY: this command takes room for an int.
             unsafe { data.cast::<u32>().write(sector as u32) };

@@ -12,7 +12,7 @@ use crate::errno::*;
 use crate::socket::Which;
 use crate::state::Held;
 use crate::{
-    bio, disk, file, kqueue, limit, mem, module, pages, proc, report, sched, signal, socket,
+    bio, disk, fault, file, kqueue, limit, mem, module, pages, proc, report, sched, signal, socket,
     socket_io, socket_tasks, sys, sysctl, vm,
 };
 
@@ -96,18 +96,26 @@ macro_rules! functions {
     (@first $first:ident $($rest:ident)*) => { Argument::number($first) };
     (@type) => { () };
     (@type $ret:ty) => { $ret };
-    ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
+    ($($manual:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $(; or $failure:expr;)? $body:block)*) => {
         $(
             #[allow(clippy::too_many_arguments, non_snake_case, unreachable_code, unused_unsafe, clippy::diverging_sub_expression, unused_variables)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
                 const NUMBER: u64 = number(stringify!($name));
-                sched::note(stringify!($name), functions!(@first $($arg)*), None);
+                let argument: u64 = functions!(@first $($arg)*);
+                sched::note(stringify!($name), argument, None);
                 sched::point();
+                $(
+                    if fault::strikes(stringify!($name)) {
+                        sched::trace(NUMBER, 1);
+                        sched::note(stringify!($name), argument, Some(1));
+                        return $failure;
+                    }
+                )?
                 // SAFETY: the modules keep the function's contract, which its man page has; what can
                 // be checked is checked.
                 let result: functions!(@type $($ret)?) = unsafe { $body };
                 sched::trace(NUMBER, Traced::word(&result));
-                sched::note(stringify!($name), functions!(@first $($arg)*), Some(Traced::word(&result)));
+                sched::note(stringify!($name), argument, Some(Traced::word(&result)));
                 sched::point();
                 result
             }
@@ -226,7 +234,7 @@ functions! {
     }
 
     // User memory.
-    "copy(9)" fn copyin(from: u64, to: *mut u8, len: usize) -> c_int {
+    "copy(9)" fn copyin(from: u64, to: *mut u8, len: usize) -> c_int; or EFAULT.0; {
         sched::may_sleep("copyin");
         fetched(from, len);
         code(vm::copyin(from, to, len))
@@ -235,25 +243,25 @@ functions! {
         sched::may_sleep("copyout");
         code(vm::copyout(from, to, len))
     }
-    "fetch(9)" fn fuword(at: u64) -> c_long {
+    "fetch(9)" fn fuword(at: u64) -> c_long; or -1; {
         sched::may_sleep("fuword");
         fetched(at, 8);
         vm::read::<i64>(at).unwrap_or(-1)
     }
-    "fetch(9)" fn fuword32(at: u64) -> c_int {
+    "fetch(9)" fn fuword32(at: u64) -> c_int; or -1; {
         sched::may_sleep("fuword32");
         fetched(at, 4);
         vm::read::<i32>(at).unwrap_or(-1)
     }
-    "store(9)" fn suword32(at: u64, word: c_int) -> c_int {
+    "store(9)" fn suword32(at: u64, word: c_int) -> c_int; or -1; {
         sched::may_sleep("suword32");
         if vm::write(at, word).is_ok() { 0 } else { -1 }
     }
-    "store(9)" fn suword(at: u64, word: c_long) -> c_int {
+    "store(9)" fn suword(at: u64, word: c_long) -> c_int; or -1; {
         sched::may_sleep("suword");
         if vm::write(at, word).is_ok() { 0 } else { -1 }
     }
-    "uio(9)" fn copyinuio(at: u64, count: c_uint, result: *mut *mut sys::uio) -> c_int {
+    "uio(9)" fn copyinuio(at: u64, count: c_uint, result: *mut *mut sys::uio) -> c_int; or EFAULT.0; {
         sched::may_sleep("copyinuio");
         if count > sys::UIO_MAXIOV {
             return_errno(EINVAL)
@@ -316,7 +324,7 @@ functions! {
     "g_bio(9)" fn g_destroy_bio(bp: *mut sys::bio) {
         bio::destroy(bp)
     }
-    "devvn_refthread (sys/conf.h)" fn devvn_refthread(vp: *mut sys::vnode, dev: *mut *mut sys::cdev, counted: *mut c_int) -> *mut sys::cdevsw {
+    "devvn_refthread (sys/conf.h)" fn devvn_refthread(vp: *mut sys::vnode, dev: *mut *mut sys::cdev, counted: *mut c_int) -> *mut sys::cdevsw; or std::ptr::null_mut(); {
         match disk::hold_thread(vp) {
             Some((switch, cdev)) => {
                 *dev = cdev;
@@ -331,7 +339,7 @@ functions! {
             disk::release_thread(dev);
         }
     }
-    "kva_alloc (vm/vm_extern.h)" fn kva_alloc(size: usize) -> usize {
+    "kva_alloc (vm/vm_extern.h)" fn kva_alloc(size: usize) -> usize; or 0; {
         pages::alloc(size)
     }
     "kva_alloc (vm/vm_extern.h)" fn kva_free(at: usize, size: usize) {
@@ -343,7 +351,7 @@ functions! {
     "pmap_qenter(9)" fn pmap_qremove(at: usize, count: c_int) {
         pages::unmap(at, count as usize)
     }
-    "vm_fault_quick_hold_pages (vm/vm_extern.h)" fn vm_fault_quick_hold_pages(map: *mut sys::vm_map, at: u64, len: usize, prot: u8, those: *mut usize, most: c_int) -> c_int {
+    "vm_fault_quick_hold_pages (vm/vm_extern.h)" fn vm_fault_quick_hold_pages(map: *mut sys::vm_map, at: u64, len: usize, prot: u8, those: *mut usize, most: c_int) -> c_int; or -1; {
         sched::may_sleep("vm_fault_quick_hold_pages");
         let count = ((at % vm::PAGE) as usize + len).div_ceil(vm::PAGE as usize);
         if len > 0 && count > most as usize {
@@ -362,7 +370,7 @@ functions! {
             std::slice::from_raw_parts(those, count as usize).iter().for_each(|&page| pages::unhold(page));
         }
     }
-    "uio(9)" fn uiomove(data: *mut u8, count: c_int, uio: *mut sys::uio) -> c_int {
+    "uio(9)" fn uiomove(data: *mut u8, count: c_int, uio: *mut sys::uio) -> c_int; or EFAULT.0; {
         sched::may_sleep("uiomove");
         let (mut at, mut left) = (data, count as usize);
         let writes = (*uio).uio_rw == sys::UIO_WRITE;
@@ -419,7 +427,7 @@ functions! {
         _pages: c_int,
         format: *const c_char,
         a: u64, b: u64, c: u64, d: u64,
-    ) -> c_int {
+    ) -> c_int; or EAGAIN.0; {
         sched::may_sleep("kproc_create");
         let name = format_c(format, &[a, b, c, d]);
         match proc::kproc_create(main, argument, &name) {
@@ -449,6 +457,8 @@ functions! {
     "sigev_findtd (sys/signalvar.h)" fn sigev_findtd(p: *mut sys::proc_, event: *const sys::sigevent, result: *mut *mut sys::thread) -> c_int {
         let number = (*event)._sigev_un._threadid;
         let found = match (*event).sigev_notify as u32 == sys::SIGEV_THREAD_ID {
+            // The thread may have ended.
+            true if fault::strikes("sigev_findtd") => Err(ESRCH),
             true => signal::thread_of(p, i64::from(number)).ok_or(ESRCH),
             false => Ok(std::ptr::null_mut()),
         };
@@ -483,7 +493,7 @@ functions! {
     "lim_free (sys/resourcevar.h)" fn lim_free(limits: *mut sys::plimit) {
         limit::release(limits)
     }
-    "mlock(2)" fn kern_mlock(p: *mut sys::proc_, cred: *mut sys::ucred, at: usize, len: usize) -> c_int {
+    "mlock(2)" fn kern_mlock(p: *mut sys::proc_, cred: *mut sys::ucred, at: usize, len: usize) -> c_int; or ENOMEM.0; {
         sched::may_sleep("kern_mlock");
         let end = (at as u64).checked_add(len as u64);
         let allowed = (*cred).cr_uid == 0 || sysctl::value("security.bsd.unprivileged_mlock") != 0;
@@ -521,7 +531,7 @@ functions! {
     "knote (kqueue(9))" fn knote(list: *mut sys::knlist, hint: c_long, flags: c_int) {
         kqueue::tell(list, hint, flags as u32)
     }
-    "kqfd_register (kqueue(9))" fn kqfd_register(fd: c_int, kev: *mut sys::kevent, _td: *mut sys::thread, _flags: c_int) -> c_int {
+    "kqfd_register (kqueue(9))" fn kqfd_register(fd: c_int, kev: *mut sys::kevent, _td: *mut sys::thread, _flags: c_int) -> c_int; or ENOMEM.0; {
         sched::may_sleep("kqfd_register");
         // CAP_KQUEUE_CHANGE, of the second word.
         match crate::syscalls::get(fd, [0, 0x10_0000]) {
@@ -539,7 +549,7 @@ functions! {
     "kqueue_del_filteropts (kqueue(9))" fn kqueue_del_filteropts(filter: c_int) -> c_int {
         code(kqueue::remove_filter(filter))
     }
-    "kqueue(2)" fn kern_kqueue(td: *mut sys::thread, _flags: c_int, _caps: *mut c_void) -> c_int {
+    "kqueue(2)" fn kern_kqueue(td: *mut sys::thread, _flags: c_int, _caps: *mut c_void) -> c_int; or EMFILE.0; {
         sched::may_sleep("kern_kqueue");
         match crate::syscalls::add_fd(file::kqueue(), 0, false) {
             Ok(fd) => {
@@ -555,13 +565,13 @@ functions! {
     }
 
     // Files.
-    "fget (sys/file.h)" fn fget(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int {
+    "fget (sys/file.h)" fn fget(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int; or EBADF.0; {
         get_file(td, fd, rights, result, 0)
     }
-    "fget (sys/file.h)" fn fget_read(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int {
+    "fget (sys/file.h)" fn fget_read(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int; or EBADF.0; {
         get_file(td, fd, rights, result, sys::FREAD)
     }
-    "fget (sys/file.h)" fn fget_write(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int {
+    "fget (sys/file.h)" fn fget_write(td: *mut sys::thread, fd: c_int, rights: *const sys::cap_rights_t, result: *mut *mut sys::file) -> c_int; or EBADF.0; {
         get_file(td, fd, rights, result, sys::FWRITE)
     }
     "fdrop (sys/file.h)" fn _fdrop(fp: *mut sys::file, _td: *mut sys::thread) -> c_int {
@@ -598,22 +608,22 @@ functions! {
         file::vn_unlock((*args).a_vp);
         0
     }
-    "VOP_FSYNC(9)" fn VOP_FSYNC_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_fsync_args) -> c_int {
+    "VOP_FSYNC(9)" fn VOP_FSYNC_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_fsync_args) -> c_int; or EIO.0; {
         file::assert_vn_locked((*args).a_vp, "VOP_FSYNC");
         sync_result()
     }
-    "VOP_FSYNC(9)" fn VOP_FDATASYNC_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_fdatasync_args) -> c_int {
+    "VOP_FSYNC(9)" fn VOP_FDATASYNC_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_fdatasync_args) -> c_int; or EIO.0; {
         file::assert_vn_locked((*args).a_vp, "VOP_FDATASYNC");
         sync_result()
     }
 
-    "VOP_READ_PGCACHE (kern/vnode_if.src)" fn VOP_READ_PGCACHE_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_read_pgcache_args) -> c_int {
+    "VOP_READ_PGCACHE (kern/vnode_if.src)" fn VOP_READ_PGCACHE_APV(_vector: *const c_void, args: *mut sys::aio_rs_vop_read_pgcache_args) -> c_int; or EJUSTRETURN.0; {
         if NO_FAULTS.with(|set| !set.contains(&sched::current())) {
             report::panic("VOP_READ_PGCACHE with page faults enabled");
         }
         code(file::read_cached((*args).a_vp, (*args).a_uio))
     }
-    "rangelock (sys/rangelock.h)" fn rangelock_tryrlock(lock: *mut c_void, start: i64, end: i64, _interlock: *mut sys::mtx) -> *mut c_void {
+    "rangelock (sys/rangelock.h)" fn rangelock_tryrlock(lock: *mut c_void, start: i64, end: i64, _interlock: *mut sys::mtx) -> *mut c_void; or std::ptr::null_mut(); {
         match file::try_range(lock as usize, start, end, false) {
             Some(cookie) => cookie as *mut c_void,
             None => std::ptr::null_mut(),
@@ -657,7 +667,7 @@ functions! {
     "kernel_sysctl (sys/sysctl.h)" fn kernel_sysctl(
         _td: *mut sys::thread, name: *const c_int, count: c_uint, old: *mut c_int, old_len: *mut usize,
         new: *const u8, new_len: usize, result: *mut usize, _flags: c_int,
-    ) -> c_int {
+    ) -> c_int; or ENOENT.0; {
         sched::may_sleep("kernel_sysctl");
         if std::slice::from_raw_parts(name, count as usize) != [0, 3] {
             report::panic("kernel_sysctl other than name to number is not emulated");
@@ -1102,8 +1112,11 @@ unsafe fn file_transfer(
     if unsafe { (*fp).f_count } == 0 {
         report::panic("I/O on a file without references");
     }
-    // SAFETY: the caller's uio.
-    let result = code(unsafe { file::transfer(fp, uio, write, flags) });
+    let result = match fault::strikes(if write { "fo_write" } else { "fo_read" }) {
+        true => EIO.0,
+        // SAFETY: the caller's uio.
+        false => code(unsafe { file::transfer(fp, uio, write, flags) }),
+    };
     sched::trace(number(if write { "fo_write" } else { "fo_read" }), result as u64);
     sched::point();
     result

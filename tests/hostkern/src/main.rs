@@ -5,6 +5,7 @@
 mod bio;
 mod disk;
 mod errno;
+mod fault;
 mod file;
 mod imports;
 mod kqueue;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::sched::{self, Policy, SECOND};
 use crate::{
-    bio, disk, file, imports, kqueue, mem, module, pages, proc, report, socket, socket_net,
+    bio, disk, fault, file, imports, kqueue, mem, module, pages, proc, report, socket, socket_net,
     socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
@@ -17,6 +17,7 @@ const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
                     [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern faults --modules DIR [--jobs N] [--most N] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern load KO...
        hostkern functions
 
@@ -24,6 +25,8 @@ run    loads the modules, runs the programs, unloads aio_rs and looks for what i
        status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
 load   loads the files, unloads them in the opposite order, and looks for what is left over.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace.
+faults runs the programs once, and then once for each kernel call that may fail, at each occurrence of
+       it (at most --most of them) once, and from there on always; `run --fail NAME:N[:always]` repeats one.
 ";
 
 struct Options {
@@ -37,6 +40,12 @@ struct Options {
     /// vfs.unmapped_buf_allowed is 0.
     mapped: bool,
     disks: Vec<disk::Spec>,
+    /// What is to fail.
+    fail: Option<fault::Plan>,
+    /// Says how often each call was made that may fail.
+    counts: bool,
+    /// Occurrences of a call that are made to fail, at most.
+    most: u64,
     /// Seconds a run may take.
     limit: u64,
     first: u64,
@@ -58,6 +67,9 @@ fn parse(args: &[String]) -> Result<Options, String> {
         progress: false,
         mapped: false,
         disks: Vec::new(),
+        fail: None,
+        counts: false,
+        most: u64::MAX,
         limit: 100,
         first: 1,
         count: 1,
@@ -74,6 +86,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
         }
         if arg == "--progress" {
             options.progress = true;
+            continue;
+        }
+        if arg == "--counts" {
+            options.counts = true;
             continue;
         }
         if arg == "--mapped" {
@@ -101,6 +117,11 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--jobs" => options.jobs = number()?.max(1) as usize,
             "--recheck" => options.recheck = number()?,
             "--trail" => sched::keep(number()? as usize),
+            "--most" => options.most = number()?.max(1),
+            "--fail" => {
+                let plan = fault::Plan::parse(value).ok_or_else(|| format!("--fail {value}"))?;
+                options.fail = Some(plan);
+            }
             "--disk" => {
                 let spec = disk::Spec::parse(value).ok_or_else(|| format!("--disk {value}"))?;
                 options.disks.push(spec);
@@ -149,6 +170,7 @@ pub fn main() -> ExitCode {
     match command.as_str() {
         "run" => one(options),
         "seeds" => many(&options),
+        "faults" => faults(&options),
         _ => {
             eprint!("{USAGE}");
             ExitCode::from(2)
@@ -219,6 +241,7 @@ fn one(options: Options) -> ExitCode {
         imports::map_all_buffers();
     }
     sched::configure(options.seed, options.policy, options.spurious);
+    fault::plan(options.fail.clone());
     boot();
     let first = proc::start_kernel(move || {
         kernel_thread(&gate, &engine, &programs, &options, started);
@@ -327,14 +350,27 @@ fn boot() {
     socket_tasks::start();
 }
 
+/// A policy as `--policy` takes it.
+fn policy_word(options: &Options) -> Option<String> {
+    Some(match options.policy? {
+        Policy::Block => "block".to_owned(),
+        Policy::Uniform { odds } => format!("uniform:{odds}"),
+        Policy::Priorities { odds } => format!("priorities:{odds}"),
+    })
+}
+
+/// A word as a shell takes it.
+fn word(text: &str) -> String {
+    if text.contains([' ', '\'']) { format!("\"{text}\"") } else { text.to_owned() }
+}
+
 fn again(options: &Options) -> String {
     let exe = std::env::current_exe().unwrap_or_default();
-    let policy = match options.policy {
-        None => String::new(),
-        Some(Policy::Block) => " --policy block".to_owned(),
-        Some(Policy::Uniform { odds }) => format!(" --policy uniform:{odds}"),
-        Some(Policy::Priorities { odds }) => format!(" --policy priorities:{odds}"),
-    };
+    let policy = policy_word(options).map_or(String::new(), |word| format!(" --policy {word}"));
+    let fail = options
+        .fail
+        .as_ref()
+        .map_or(String::new(), |fail| format!(" --fail {}", word(&fail.text())));
     let spurious = if options.spurious > 0 {
         format!(" --spurious {}", options.spurious)
     } else {
@@ -344,7 +380,7 @@ fn again(options: &Options) -> String {
     let disks: String =
         options.disks.iter().map(|disk| format!(" --disk {}", disk.text())).collect();
     format!(
-        "{} run --modules {} --seed {}{policy}{spurious}{mapped}{disks} -- {}",
+        "{} run --modules {} --seed {}{policy}{spurious}{mapped}{disks}{fail} -- {}",
         exe.display(),
         options.modules.display(),
         options.seed,
@@ -366,16 +402,21 @@ fn kernel_thread(
     options: &Options,
     started: Instant,
 ) {
+    bio::start_enders();
+    let mut before = mem::objects();
     for (name, file) in [("aio_rs_gate.ko", gate), ("aio_rs.ko", engine)] {
         if let Err(why) = module::load(name, file) {
             report::console(&format!("hostkern: kldload: {why}\n"));
-            report::end(report::BROKEN);
+            if fault::struck() == 0 {
+                report::end(report::BROKEN);
+            }
+            refused(&before, options);
         }
         report::console(&format!("hostkern: load {name}: ok\n"));
+        before = mem::objects();
     }
     options.disks.iter().for_each(disk::Spec::attach);
-    bio::start_enders();
-    let before = mem::objects();
+    before = mem::objects();
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut status = 0;
     for (program, argv) in programs {
@@ -424,6 +465,11 @@ fn kernel_thread(
             "hostkern: {count} calls of {name} were left to the built-in, which is not here\n"
         ));
     }
+    if options.counts {
+        for (name, count) in fault::counts() {
+            report::console(&format!("hostkern: may fail: {count} {name}\n"));
+        }
+    }
     let (totals, bios) = (sched::totals(), bio::totals());
     let exit = if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) };
     for why in &bad {
@@ -449,9 +495,30 @@ fn kernel_thread(
     report::end(exit);
 }
 
+/// A module refused to be loaded because a call failed by plan: that must leave nothing.
+fn refused(before: &BTreeMap<&'static str, usize>, options: &Options) -> ! {
+    let mut left = settled();
+    left.extend(grown(before));
+    mem::audit();
+    for why in &left {
+        report::console(&format!("hostkern: LEFT OVER: {why}\n"));
+    }
+    let hash = sched::totals().hash;
+    report::console(&format!("hostkern: seed={} trace={hash:016x} exit=0\n", options.seed));
+    report::end(if left.is_empty() { 0 } else { report::PANIC });
+}
+
+/// A run that is to be made.
+struct Task {
+    seed: u64,
+    fail: Option<fault::Plan>,
+    expected: Option<String>,
+}
+
 /// One seed's run in a process of its own.
 struct Running {
     seed: u64,
+    fail: Option<fault::Plan>,
     child: std::process::Child,
     dir: PathBuf,
     started: Instant,
@@ -475,45 +542,136 @@ struct Sums {
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn many(options: &Options) -> ExitCode {
+    let seeds = options.first..options.first + options.count;
+    let task = |seed| Task { seed, fail: options.fail.clone(), expected: None };
+    let begun = Instant::now();
+    let sums = runs(options, seeds.map(task).collect());
+    println!(
+        "hostkern: seeds {} to {}: {} runs, {} failed, {} repeated exactly; {} system calls, {} kernel calls, {} switches, {} requests served, {} s",
+        options.first,
+        options.first + options.count - 1,
+        sums.runs,
+        sums.failed,
+        sums.rechecked,
+        sums.syscalls,
+        sums.calls,
+        sums.switches,
+        sums.served,
+        begun.elapsed().as_secs(),
+    );
+    if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the programs once to count the calls that may fail, then once for each of them.
+fn faults(options: &Options) -> ExitCode {
+    let begun = Instant::now();
     let exe = std::env::current_exe().expect("a path");
+    let counting =
+        run_command(&exe, options, &Task { seed: options.seed, fail: None, expected: None })
+            .arg("--counts")
+            .args(program_words(options))
+            .current_dir(std::env::temp_dir())
+            .output();
+    let text = counting.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    let mut tasks = Vec::new();
+    let mut calls = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("hostkern: may fail: ")) {
+        let Some((count, name)) = line.split_once(' ') else { continue };
+        let count: u64 = count.parse().unwrap_or(0);
+        calls += 1;
+        let tried = count.min(options.most);
+        for index in 0..tried {
+            // The first ones one by one, the others evenly.
+            let nth = if count <= options.most || index < tried / 2 {
+                index + 1
+            } else {
+                let (from, rest) = (tried / 2, tried - tried / 2);
+                from + 1 + (index - from) * (count - from) / rest
+            };
+            for always in [false, true] {
+                let fail = Some(fault::Plan::new(name, nth, always));
+                tasks.push(Task { seed: options.seed, fail, expected: None });
+            }
+        }
+    }
+    if calls == 0 {
+        println!("hostkern: the program does not end well without faults:\n{text}");
+        return ExitCode::FAILURE;
+    }
+    let sums = runs(options, tasks);
+    println!(
+        "hostkern: faults: {calls} calls that may fail, {} runs, {} failed; {} system calls, {} kernel calls, {} requests served, {} s",
+        sums.runs,
+        sums.failed,
+        sums.syscalls,
+        sums.calls,
+        sums.served,
+        begun.elapsed().as_secs(),
+    );
+    if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The command that makes a run, without its programs.
+fn run_command(exe: &std::path::Path, options: &Options, task: &Task) -> Command {
+    let mut command = Command::new(exe);
     let modules = options.modules.canonicalize().unwrap_or_default();
+    command.args(["run", "--seed", &task.seed.to_string(), "--modules"]).arg(modules);
+    if options.spurious > 0 {
+        command.args(["--spurious", &options.spurious.to_string()]);
+    }
+    if let Some(policy) = policy_word(options) {
+        command.args(["--policy", &policy]);
+    }
+    if let Some(fail) = &task.fail {
+        command.args(["--fail", &fail.text()]);
+    }
+    if options.mapped {
+        command.arg("--mapped");
+    }
+    for disk in &options.disks {
+        command.args(["--disk", &disk.text()]);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn program_words(options: &Options) -> Vec<String> {
+    let mut words = Vec::new();
+    for program in &options.programs {
+        let path = PathBuf::from(&program[0]).canonicalize().unwrap_or_default();
+        words.extend(["--".to_owned(), path.display().to_string()]);
+        words.extend_from_slice(&program[1..]);
+    }
+    words
+}
+
+/// Makes runs, some at a time, each in a process and directory of its own.
+fn runs(options: &Options, mut queue: Vec<Task>) -> Sums {
+    let exe = std::env::current_exe().expect("a path");
     let work = std::env::temp_dir().join(format!("hostkern-{}", std::process::id()));
-    let mut queue: Vec<(u64, Option<String>)> =
-        (options.first..options.first + options.count).rev().map(|seed| (seed, None)).collect();
+    queue.reverse();
     let mut running: Vec<Running> = Vec::new();
     let mut sums = Sums::default();
+    let mut made = 0u64;
     let mut shown = Instant::now();
-    let begun = Instant::now();
     while !queue.is_empty() || !running.is_empty() {
         while running.len() < options.jobs
-            && let Some((seed, expected)) = queue.pop()
+            && let Some(task) = queue.pop()
         {
-            let dir =
-                work.join(format!("{seed}{}", if expected.is_some() { "-again" } else { "" }));
+            made += 1;
+            let dir = work.join(format!("{made}"));
             std::fs::create_dir_all(dir.join("work")).expect("a temporary directory");
             let log = std::fs::File::create(dir.join("log")).expect("a log");
-            let mut command = Command::new(&exe);
-            command.args(["run", "--seed", &seed.to_string(), "--modules"]).arg(&modules);
-            if options.spurious > 0 {
-                command.args(["--spurious", &options.spurious.to_string()]);
-            }
-            if options.mapped {
-                command.arg("--mapped");
-            }
-            for disk in &options.disks {
-                command.args(["--disk", &disk.text()]);
-            }
-            for words in &options.programs {
-                let program = PathBuf::from(&words[0]).canonicalize().unwrap_or_default();
-                command.arg("--").arg(program).args(&words[1..]);
-            }
+            let mut command = run_command(&exe, options, &task);
             command
+                .args(program_words(options))
                 .current_dir(dir.join("work"))
                 .stdout(log)
-                .stderr(Stdio::null())
-                .stdin(Stdio::null());
+                .stderr(Stdio::null());
+            let Task { seed, fail, expected } = task;
             let child = command.spawn().expect("a run");
-            running.push(Running { seed, child, dir, started: Instant::now(), expected });
+            running.push(Running { seed, fail, child, dir, started: Instant::now(), expected });
         }
         let mut index = 0;
         while index < running.len() {
@@ -532,7 +690,8 @@ fn many(options: &Options) -> ExitCode {
                         && options.recheck != 0
                         && run.seed.is_multiple_of(options.recheck)
                     {
-                        queue.push((run.seed, Some(trace)));
+                        let expected = Some(trace);
+                        queue.push(Task { seed: run.seed, fail: run.fail, expected });
                     }
                 }
             }
@@ -545,20 +704,7 @@ fn many(options: &Options) -> ExitCode {
         std::thread::sleep(Duration::from_millis(1));
     }
     let _ = std::fs::remove_dir_all(&work);
-    println!(
-        "hostkern: seeds {} to {}: {} runs, {} failed, {} repeated exactly; {} system calls, {} kernel calls, {} switches, {} requests served, {} s",
-        options.first,
-        options.first + options.count - 1,
-        sums.runs,
-        sums.failed,
-        sums.rechecked,
-        sums.syscalls,
-        sums.calls,
-        sums.switches,
-        sums.served,
-        begun.elapsed().as_secs(),
-    );
-    if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    sums
 }
 
 /// Judges a run that has ended; its trace if it went well.
@@ -594,7 +740,8 @@ fn settle(
     }
     if let Some(why) = why {
         sums.failed += 1;
-        println!("hostkern: seed {} FAILED: {why}", run.seed);
+        let fail = run.fail.as_ref().map_or(String::new(), |fail| format!(", {}", fail.text()));
+        println!("hostkern: seed {}{fail} FAILED: {why}", run.seed);
         let lines: Vec<&str> = log.lines().collect();
         for line in &lines[lines.len().saturating_sub(30)..] {
             println!("    {line}");
@@ -604,6 +751,7 @@ fn settle(
             programs: options.programs.clone(),
             modules: options.modules.clone(),
             disks: options.disks.clone(),
+            fail: run.fail.clone(),
             ..*options
         };
         once.keep_loaded = false;
