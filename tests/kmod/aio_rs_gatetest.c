@@ -29,6 +29,7 @@ struct ops {
 	void		(*worker)(void *, void *);
 	int		(*socket_task)(void *, void *, int);
 	void		(*bio_done)(void *, void *);
+	void		(*pipe_event)(void *, void *);
 };
 
 int	aio_rs_gate_attach(const struct ops *);
