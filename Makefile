@@ -38,6 +38,10 @@ test: deps
 vm-test: deps
 	@tests/vm.sh vm-test $(ARGS)
 
+# The engine comes and goes 1,000 times, and half an hour of storms, in the test machine: an hour.
+soak: deps
+	@tests/vm.sh soak $(ARGS)
+
 # What calls cost on both engines: instructions, and time.  Figures, no verdict.
 bench: deps
 	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
@@ -56,4 +60,4 @@ uninstall:
 clean:
 	rm -rf build target
 
-.PHONY: all deps install uninstall programs check run test vm-test bench vm-shell clean
+.PHONY: all deps install uninstall programs check run test vm-test soak bench vm-shell clean

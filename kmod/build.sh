@@ -18,6 +18,7 @@
 #
 # install and uninstall know KMODDIR (/boot/modules), PREFIX (/usr/local) and DESTDIR.
 # PROBES=0 leaves the DTrace probes out, for a kernel without KDTRACE_HOOKS.
+# GATE=wide makes a gate in which threads linger, for tests only, in a directory of its own.
 # TAG=<word> gives the build a version and a directory of its own: 0.1.0+<word>.
 # FREEBSD=14|15 names a packaged header set; SYSDIR=<dir> a kernel source tree, which wins.
 set -eu
@@ -27,6 +28,7 @@ os=$(uname -s)
 FREEBSD=${FREEBSD:-14}
 SYSDIR=${SYSDIR:-}
 PROBES=${PROBES:-1}
+GATE=${GATE:-}
 AIO_RS_TAG=${TAG:-}
 export AIO_RS_TAG
 cache=${AIO_RS_CACHE:-$HOME/.cache/aio-rs}
@@ -74,6 +76,7 @@ if [ -n "$SYSDIR" ]; then
 fi
 target=$osversion
 [ "$PROBES" != 0 ] || target=$target-noprobes
+[ -z "$GATE" ] || target=$target-$GATE
 [ -z "$AIO_RS_TAG" ] || target=$target-$AIO_RS_TAG
 out=$top/build/$target
 
@@ -304,7 +307,8 @@ modules() {
 	headers
 	set_flags
 	cd "$top"
-	kernel_cargo build --quiet -p aio_rs_gate
+	# shellcheck disable=SC2086 # words
+	kernel_cargo build --quiet -p aio_rs_gate ${GATE:+--features $GATE}
 	kernel_cargo build --quiet -p aio_rs --features kernel
 	lib=$out/cargo/x86_64-unknown-none/release
 	link_module aio_rs_gate "$lib/libaio_rs_gate.a" aio_rs_gate_c \
@@ -312,7 +316,7 @@ modules() {
 	    aio_rs_gate_soaio_rcv aio_rs_gate_soaio_snd aio_rs_gate_worker
 	link_module aio_rs "$lib/libaio_rs.a" aio_rs_c
 	check "$out/aio_rs.ko" "$out/aio_rs_gate.ko"
-	[ -n "$AIO_RS_TAG" ] || ln -sfn "$target" "$top/build/current"
+	[ -n "$AIO_RS_TAG$GATE" ] || ln -sfn "$target" "$top/build/current"
 	echo "aio_rs: built build/$target/aio_rs_gate.ko and build/$target/aio_rs.ko for __FreeBSD_version $osversion"
 }
 

@@ -7,6 +7,14 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 build=kmod/build.sh
 
+# The proof in docs/architecture.md names all functions that C may call.
+given=$(grep -rl 'extern "C" fn [a-z$]' src | sort | tr "\n" " ")
+known="src/entry/events.rs src/entry/module.rs src/entry/syscalls.rs src/kern/sysctl.rs "
+[ "$given" = "$known" ] || {
+	echo "aio_rs: C may call functions in: $given(known: $known)" >&2
+	exit 1
+}
+
 $build host fmt --all --check
 # The kernel half is linted for this machine: the same code, with a prebuilt core.
 $build lint

@@ -16,6 +16,8 @@ kmod/build.sh programs
 build_driver
 command=$1
 shift
+# The gate in which threads linger.
+[ "$command" != soak ] || GATE=wide kmod/build.sh modules
 set -- --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" "$@"
 case $command in
 vm-test) set -- --junit build/vm/junit.xml "$@" ;;

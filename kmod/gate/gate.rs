@@ -124,16 +124,34 @@ fn curthread() -> *mut sys::thread {
     td
 }
 
+/// A place where a thread may be preempted for long. In a build for tests it often stays there.
+#[inline(always)]
+fn window() {
+    #[cfg(feature = "wide")]
+    {
+        // SAFETY: every amd64 has it, and the kernel may read it.
+        let now = unsafe { core::arch::x86_64::_rdtsc() };
+        for _ in 0..now >> 4 & 0x1fff {
+            core::hint::spin_loop();
+        }
+    }
+}
+
 /// Runs `engine` with the table found in `table`, counted; returns `absent` when there is none.
 #[inline(always)]
 fn counted<R>(table: &AtomicPtr<Ops>, absent: R, engine: impl FnOnce(&Ops) -> R) -> R {
     line().entries.fetch_add(1, SeqCst);
+    window();
     // SAFETY: a table that was read here stays valid until this thread has counted itself out:
     // attach's contract and the proof at the top of this file.
     let result = match unsafe { table.load(SeqCst).as_ref() } {
-        Some(ops) => engine(ops),
+        Some(ops) => {
+            window();
+            engine(ops)
+        }
         None => absent,
     };
+    window();
     line().exits.fetch_add(1, SeqCst);
     result
 }

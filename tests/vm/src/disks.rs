@@ -4,7 +4,7 @@
 
 use crate::hypervisor::Disks;
 use crate::options::Options;
-use crate::plan::STACK;
+use crate::plan::{GATE_TEST, STACK, WIDE};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -59,6 +59,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "mixed",
         "neighbours",
         "parked",
+        "churn",
         "reload",
         "stress",
     ] {
@@ -100,9 +101,17 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
             fs::copy(&from, to.join("aio_rs.ko"))
                 .map_err(|error| format!("no module {}: {error}", from.display()))?;
         }
-        let stack = options.modules.join(STACK);
-        if stack.is_file() {
-            fs::copy(&stack, stage.join(STACK)).map_err(failed(&stack))?;
+        for name in [STACK, GATE_TEST] {
+            let from = options.modules.join(name);
+            if from.is_file() {
+                fs::copy(&from, stage.join(name)).map_err(failed(&from))?;
+            }
+        }
+        if let Some(wide) = options.wide() {
+            let to = stage.join(WIDE);
+            fs::create_dir_all(&to).map_err(failed(&to))?;
+            fs::copy(wide.join("aio_rs_gate.ko"), to.join("aio_rs_gate.ko"))
+                .map_err(failed(&wide))?;
         }
     }
     fs::write(stage.join("plan"), plan).map_err(failed(&stage))?;

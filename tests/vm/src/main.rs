@@ -323,14 +323,23 @@ fn soak(options: &Options) -> Result<bool, String> {
     let mut rows = Vec::new();
     let reload = plan::soak_reload(options);
     let storms = plan::soak_storms(options.minutes * 60 / 2);
-    let boots = [("reload", 2, &reload), ("storms-2", 2, &storms), ("storms-4", 4, &storms)];
+    let gate = plan::soak_gate(options);
+    let mut boots =
+        vec![("reload", 2, &reload), ("storms-2", 2, &storms), ("storms-4", 4, &storms)];
+    if options.wide().is_some() {
+        boots.insert(1, ("gate", 2, &gate));
+    }
     for (name, smp, plan) in boots.into_iter().filter(|boot| boot.0.contains(&options.only)) {
         let label = format!("soak-{name}");
         let outcome = boot(&Options { smp, ..options.clone() }, machine, &label, plan)?;
         let of = format!("{}, {smp} CPUs", machine.name);
         rows.push(boot_row(options, &of, &label, &outcome));
         rows.extend(steps(&of, &outcome));
-        rows.push(leak_row(&of, &outcome, if name == "reload" { RELOAD_LEAKS } else { LEAKS }));
+        rows.push(leak_row(
+            &of,
+            &outcome,
+            if name.starts_with("storms") { LEAKS } else { RELOAD_LEAKS },
+        ));
         rows.push(complaints_row(&of, &outcome, &reference));
         for run in &outcome.report.runs {
             let last = run.out.iter().rev().take(3).rev();

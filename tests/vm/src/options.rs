@@ -44,7 +44,7 @@ Options
 
 Options of soak
   --minutes N       for the storms, in all (default: 30)
-  --only TEXT       boots whose name has this text in it: reload, storms-2, storms-4
+  --only TEXT       boots whose name has this text in it: reload, gate, storms-2, storms-4
 
 Options of vm-test
   --only WHICH      base: nothing but the base system's suite; base-cases: of that,
@@ -243,12 +243,22 @@ impl Options {
             return Err("exec wants a command to run in the guest".into());
         }
         if options.next.is_none() {
-            let mut next = options.modules.clone().into_os_string();
-            next.push("-next");
-            options.next =
-                Some(PathBuf::from(next)).filter(|next| next.join("aio_rs.ko").is_file());
+            options.next = options.beside("next", "aio_rs.ko");
         }
         Ok(options)
+    }
+
+    /// The folder of a build whose name is that of the modules' with something behind it, if it has
+    /// that file.
+    fn beside(&self, name: &str, file: &str) -> Option<PathBuf> {
+        let mut folder = self.modules.clone().into_os_string();
+        folder.push(format!("-{name}"));
+        Some(PathBuf::from(folder)).filter(|folder| folder.join(file).is_file())
+    }
+
+    /// Where the gate in which threads linger is, if it was built.
+    pub fn wide(&self) -> Option<PathBuf> {
+        self.beside(crate::plan::WIDE, "aio_rs_gate.ko")
     }
 }
 

@@ -32,19 +32,30 @@ pub const AFTER_BASE: &str = "after-base";
 /// A module of tests/kmod that takes one of the system calls.
 pub const STACK: &str = "aio_rs_stack.ko";
 
+/// A module of tests/kmod that stands in for the engine, to try the gate.
+pub const GATE_TEST: &str = "aio_rs_gatetest.ko";
+
+/// Where the gate in which threads linger is, beside the modules and in the guest.
+pub const WIDE: &str = "wide";
+
 /// The counts around the reloads.
 pub const RELOADS: (&str, &str) = ("reload-before", "reload-after");
 
 /// The storms of a soak: what runs at once.
-const STORMS: [(&str, &[&str]); 2] = [
+const STORMS: [(&str, &[&str]); 4] = [
     (
-        "files-and-disks",
+        "reap-cancel-exit-disks",
+        &["stress --requests 4000", "disks --bytes 16777216 --requests 1500 --storm /dev/md9"],
+    ),
+    ("notes-and-sockets", &["deliver --rounds 30", "storm --requests 3000"]),
+    ("descriptors-and-exec", &["churn --seconds 20 --disk /dev/md9", "fuzz --calls 3000"]),
+    (
+        "settings",
         &[
-            "/mnt/bin/stress --requests 4000",
-            "/mnt/bin/disks --bytes 16777216 --requests 2000 --storm /dev/md9",
+            "churn --seconds 20 --procs 6 --settings",
+            "disks --bytes 16777216 --requests 1000 --storm /dev/vtbd4",
         ],
     ),
-    ("notes-and-sockets", &["/mnt/bin/deliver --rounds 30", "/mnt/bin/storm --requests 4000"]),
 ];
 
 /// The exit status of a step that could not be taken, and says why.
@@ -190,7 +201,7 @@ impl Steps {
                     let _ = write!(
                         text,
                         "(mkdir {index}; cd {index}; s=$e; while [ $(date +%s) -lt $e ]; do \
-                         {command} --seed $s || {{ echo {name}: {index}: seed $s; touch ../bad; exit; }}; \
+                         /mnt/bin/{command} --seed $s || {{ echo {name}: {index}: seed $s; touch ../bad; exit; }}; \
                          s=$(($s+1)); done) & "
                     );
                 }
@@ -199,6 +210,17 @@ impl Steps {
             self.settled_count(tag);
             self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         }
+    }
+
+    /// The gate alone, under programs that use the built-in and processes that come and go.
+    fn gate(&mut self) {
+        self.step(&format!(
+            "sh gate 600 lines mkdir -p /media/gate && cd /media/gate || exit 1; \
+             /mnt/bin/stress --requests 6000 --procs 4 & p=$!; \
+             (while [ ! -e done ]; do /bin/expr 1 + 1; done) >/dev/null & q=$!; sleep 1; \
+             kldload /mnt/{GATE_TEST}; rc=$?; touch done; wait $p || rc=1; wait $q; rm done; \
+             kldunload aio_rs_gatetest || rc=1; exit $rc"
+        ));
     }
 
     /// Counts when all is quiet, and without the scratch file system.
@@ -284,6 +306,10 @@ fn obstacles(steps: &mut Steps, stack: bool) {
          kldunload aio_rs && exit 1; wait $!",
     );
     steps.step(
+        "sh force-refused-for-a-request 120 lines /mnt/bin/holder request /bin/sh 4000 & sleep 1; \
+         kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served && wait $!",
+    );
+    steps.step(
         "sh unload-hands-a-sleeper-over 120 lines /mnt/bin/holder sleep /bin/sh 3000 & sleep 1; \
          kldunload aio_rs || exit 1; wait $!",
     );
@@ -304,6 +330,25 @@ fn obstacles(steps: &mut Steps, stack: bool) {
              kldunload aio_rs_stack && kldunload aio_rs"
         ));
     }
+}
+
+/// The last steps of all: load by name, a raised securelevel, and an end with requests in flight.
+fn last(steps: &mut Steps, upgrades: bool) {
+    steps.step(
+        "sh load-by-name 120 lines p=$(sysctl -n kern.module_path); sysctl kern.module_path=/mnt; \
+         kldload aio_rs; rc=$?; sysctl kern.module_path=$p; kldstat -q -n aio_rs_gate.ko && exit $rc",
+    );
+    let upgrade = if upgrades { "kldload /mnt/next/aio_rs.ko && exit 1; " } else { "" };
+    steps.step(&format!(
+        "sh nothing-changes-at-securelevel-1 120 lines sysctl kern.securelevel=1 || exit 1; \
+         kldunload aio_rs && exit 1; kldunload -f aio_rs && exit 1; {upgrade}\
+         exec /mnt/bin/aio_demo /bin/sh --need-served"
+    ));
+    steps.step(
+        "sh requests-at-the-end 60 lines mkdir -p /media/end && cd /media/end || exit 1; \
+         /mnt/bin/churn --seconds 600 >/dev/null 2>&1 & sleep 4; \
+         sysctl vfs.aio.rs.processes; [ $(sysctl -n vfs.aio.rs.served) -gt 0 ]",
+    );
 }
 
 /// The same with the module, and loading and unloading.
@@ -339,7 +384,11 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.load("-again");
     steps.demo("-again", true);
     obstacles(&mut steps, options.modules.join(STACK).is_file());
+    if options.modules.join(GATE_TEST).is_file() {
+        steps.gate();
+    }
     steps.reload(options.reloads, 900, options.next.is_some());
+    last(&mut steps, options.next.is_some());
     steps.done()
 }
 
@@ -429,6 +478,15 @@ pub fn soak_reload(options: &Options) -> Plan {
     steps.done()
 }
 
+/// `vm soak`: the gate in which threads linger, alone and under a tenth of the reloads.
+pub fn soak_gate(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    steps.step(&format!("mustsh load-gate 120 lines kldload /mnt/{WIDE}/aio_rs_gate.ko"));
+    steps.gate();
+    steps.reload(options.reloads.div_ceil(10), 900, options.next.is_some());
+    steps.done()
+}
+
 /// `vm soak`: storms, for so many seconds in all.
 pub fn soak_storms(seconds: u64) -> Plan {
     let mut steps = Steps::new();
@@ -509,6 +567,7 @@ mod tests {
             module(&options("vm-test --only base --repeat 3"), true),
             bench(&options("bench --only read-depth")),
             soak_reload(&options("soak")),
+            soak_gate(&options("soak")),
             soak_storms(900),
             exec(&options("exec x"), "sysctl vfs.aio"),
         ];
