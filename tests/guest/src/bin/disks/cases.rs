@@ -328,7 +328,7 @@ fn mapped_buffers_have_a_quota_and_others_none(test: &Test) -> Outcome {
         } else {
             same((accepted, last), (24, Ok(())), "requests that need none")?;
         }
-        sorts += 1 << u32::from(during.mapped > before.mapped);
+        sorts |= 1 << u32::from(during.mapped > before.mapped);
         for cb in &cbs[..accepted as usize] {
             same(test.collect(*cb)?, Ok(4096), "a request")?;
         }
