@@ -165,6 +165,7 @@ fn worker() {
         if TASKS.with(|tasks| tasks.stopping) {
             break;
         }
+        proc::assert_home("waits for a task");
         let lifetime = i64::from(sysctl::value("kern.ipc.aio.lifetime"));
         let until = sched::now() + lifetime * sched::SECOND / i64::from(imports::HZ);
         TASKS.with(|tasks| tasks.idle += 1);
