@@ -484,6 +484,7 @@ pub fn soak_gate(options: &Options) -> Plan {
     steps.step(&format!("mustsh load-gate 120 lines kldload /mnt/{WIDE}/aio_rs_gate.ko"));
     steps.gate();
     steps.reload(options.reloads.div_ceil(10), 900, options.next.is_some());
+    last(&mut steps, options.next.is_some());
     steps.done()
 }
 
