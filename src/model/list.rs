@@ -61,6 +61,18 @@ impl List {
         (next != NONE).then_some(next)
     }
 
+    /// The entry before `id`, which is in this list.
+    pub fn before<T: Linked>(&self, slab: &mut Slab<T>, id: Id) -> Option<Id> {
+        let prev = slab[id].links().prev;
+        (prev != NONE).then_some(prev)
+    }
+
+    /// Makes `id`, which is in this list, the youngest.
+    pub fn rotate<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
+        self.remove(slab, id);
+        self.push(slab, id);
+    }
+
     /// Adds `id`, which is in no list, as the youngest.
     pub fn push<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
         *slab[id].links() = Links { next: NONE, prev: self.tail };

@@ -179,6 +179,14 @@ impl Linked for Waiter {
     }
 }
 
+/// How many lists of parked requests a table has.
+const PARKED_LISTS: usize = 64;
+
+/// The list of those of a descriptor.
+fn parked_list(fd: i32) -> usize {
+    fd.unsigned_abs() as usize % PARKED_LISTS
+}
+
 /// See the file's text.
 pub struct Table<P, N, T = ()> {
     jobs: Slab<Job<P, N, T>>,
@@ -186,7 +194,10 @@ pub struct Table<P, N, T = ()> {
     hash: Hash,
     held: List,
     pending: List,
-    parked: List,
+    /// Those that wait for their socket or pipe, by descriptor, so that cancelling those of one does
+    /// not cost the others.
+    parked: Box<[List]>,
+    parked_count: usize,
     active: List,
     done: List,
     /// Requests counted against the process's limit: all but orphans.
@@ -202,6 +213,9 @@ pub struct Table<P, N, T = ()> {
     any: List,
     /// Threads to be woken.
     fired: List,
+    /// Requests of other descriptors that cancelling looked at.
+    #[cfg(test)]
+    passed: usize,
 }
 
 impl<P, N, T> Default for Table<P, N, T> {
@@ -212,7 +226,8 @@ impl<P, N, T> Default for Table<P, N, T> {
             hash: Hash::default(),
             held: List::default(),
             pending: List::default(),
-            parked: List::default(),
+            parked: (0..PARKED_LISTS).map(|_| List::default()).collect(),
+            parked_count: 0,
             active: List::default(),
             done: List::default(),
             count: 0,
@@ -225,6 +240,8 @@ impl<P, N, T> Default for Table<P, N, T> {
             waiters: Slab::default(),
             any: List::default(),
             fired: List::default(),
+            #[cfg(test)]
+            passed: 0,
         }
     }
 }
@@ -374,7 +391,7 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Requests that have not begun, held ones included.
     pub fn waiting(&self) -> usize {
-        self.held.len() + self.pending.len() + self.parked.len()
+        self.held.len() + self.pending.len() + self.parked_count
     }
 
     /// Requests that have finished and are not reaped.
@@ -488,7 +505,8 @@ impl<P, N, T> Table<P, N, T> {
     ) {
         let submission = Submission { changes: 0, ..submission };
         let id = self.add(&submission, JobState::Pending, None, notice, group);
-        self.parked.push(&mut self.jobs, id);
+        self.parked[parked_list(submission.fd)].push(&mut self.jobs, id);
+        self.parked_count += 1;
         let job = &mut self.jobs[id];
         job.step(Event::Park);
         job.ticket = Some(park(id, payload));
@@ -710,9 +728,11 @@ impl<P, N, T> Table<P, N, T> {
             _ => {
                 job.ticket = None;
                 job.payload = Some(payload);
-                let list =
-                    if state == JobState::Parked { &mut self.parked } else { &mut self.active };
-                list.remove(&mut self.jobs, id);
+                if state == JobState::Parked {
+                    self.unpark(id);
+                } else {
+                    self.active.remove(&mut self.jobs, id);
+                }
                 self.settle(id, outcome, tell);
                 Finished::Done
             }
@@ -850,6 +870,13 @@ impl<P, N, T> Table<P, N, T> {
         job.ticket = Some(ticket);
     }
 
+    /// Takes a parked request out of its list.
+    fn unpark(&mut self, id: Id) {
+        let list = parked_list(self.jobs[id].fd);
+        self.parked[list].remove(&mut self.jobs, id);
+        self.parked_count -= 1;
+    }
+
     /// Asks the socket's queue for a parked request, by `withdraw`. Given back, it is pending, and
     /// how it is to end is returned; else it is active.
     fn withdraw(
@@ -857,7 +884,7 @@ impl<P, N, T> Table<P, N, T> {
         id: Id,
         withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
     ) -> Option<Outcome> {
-        self.parked.remove(&mut self.jobs, id);
+        self.unpark(id);
         let job = &mut self.jobs[id];
         let ticket = job.ticket.take();
         match ticket.as_ref().and_then(withdraw) {
@@ -895,6 +922,9 @@ impl<P, N, T> Table<P, N, T> {
 
     /// Cancels the requests of `fd` that have not begun, at most `most` of them, and counts those
     /// that run. Fewer than `most` cancelled: that were all.
+    ///
+    /// However many there are of other descriptors, each is looked at once or twice until all are
+    /// cancelled, in whatever number of calls; of parked ones, a share only.
     pub fn cancel_all(
         &mut self,
         fd: i32,
@@ -904,27 +934,85 @@ impl<P, N, T> Table<P, N, T> {
         seen: &mut dyn FnMut(&P, &Outcome),
     ) -> Cancelled {
         let mut result = Cancelled::default();
+        let mut cancel = |table: &mut Self, id: Id| {
+            let one = table.cancel_job(id, withdraw, &mut tell, seen);
+            result.cancelled += one.cancelled;
+            result.short += one.short;
+            result.running += one.running;
+            result.cancelled + result.short
+        };
+        let mut next = self.active.first();
+        while let Some(id) = next {
+            next = self.active.after(&mut self.jobs, id);
+            if self.jobs[id].fd == fd {
+                cancel(self, id);
+            }
+        }
+        let mut done = 0;
         // What waits for others goes first, or cancelling those would have it begin.
-        let lists = [
-            (self.active.first(), true),
-            (self.held.first(), false),
-            (self.pending.first(), false),
-            (self.parked.first(), false),
-        ];
-        for (list, running) in lists {
-            let mut next = list;
-            while let Some(id) = next {
-                next = self.pending.after(&mut self.jobs, id);
-                if self.jobs[id].fd != fd || (!running && result.cancelled + result.short == most) {
-                    continue;
+        for held in [true, false] {
+            while done < most
+                && let Some((mut id, count)) = self.last_of(held, fd, most - done)
+            {
+                for _ in 0..count {
+                    let list = if held { &self.held } else { &self.pending };
+                    let next = list.after(&mut self.jobs, id);
+                    done = cancel(self, id);
+                    id = next.unwrap_or(NONE);
                 }
-                let one = self.cancel_job(id, withdraw, &mut tell, seen);
-                result.cancelled += one.cancelled;
-                result.short += one.short;
-                result.running += one.running;
+            }
+        }
+        let list = parked_list(fd);
+        for _ in 0..self.parked[list].len() {
+            let Some(id) = self.parked[list].first() else { break };
+            if done == most {
+                break;
+            }
+            if self.jobs[id].fd == fd {
+                done = cancel(self, id);
+            } else {
+                // The next call is not to look at it again before the others.
+                #[cfg(test)]
+                (self.passed += 1);
+                self.parked[list].rotate(&mut self.jobs, id);
             }
         }
         result
+    }
+
+    /// The last requests of `fd` in the list of those that are held, or pending: the oldest of them,
+    /// and how many there are in a row, at most `most`. When the last is not of `fd`, all that are
+    /// are made the last first.
+    fn last_of(&mut self, held: bool, fd: i32, most: usize) -> Option<(Id, usize)> {
+        let Self { held: waiting, pending, jobs, .. } = self;
+        let list = if held { waiting } else { pending };
+        let is_last = |list: &List, jobs: &Slab<Job<P, N, T>>| {
+            list.last().is_some_and(|id| jobs[id].fd == fd)
+        };
+        if !is_last(list, jobs) {
+            let mut next = list.first();
+            for _ in 0..list.len() {
+                let Some(id) = next else { break };
+                next = list.after(jobs, id);
+                #[cfg(test)]
+                (self.passed += 1);
+                if jobs[id].fd == fd {
+                    list.rotate(jobs, id);
+                }
+            }
+            if !is_last(list, jobs) {
+                return None;
+            }
+        }
+        let mut first = list.last()?;
+        let mut count = 1;
+        while count < most
+            && let Some(id) = list.before(jobs, first)
+            && jobs[id].fd == fd
+        {
+            (first, count) = (id, count + 1);
+        }
+        Some((first, count))
     }
 
     fn cancel_job(
@@ -1057,7 +1145,9 @@ impl<P, N, T> Table<P, N, T> {
         &mut self,
         withdraw: &mut dyn FnMut(&T) -> Option<(P, Outcome)>,
     ) -> Option<Reaped<P, N>> {
-        while let Some(id) = self.parked.first() {
+        while self.parked_count > 0
+            && let Some(id) = self.parked.iter().find_map(List::first)
+        {
             if self.withdraw(id, withdraw).is_some() {
                 break;
             }

@@ -366,6 +366,95 @@ fn a_chunked_cancel_says_when_it_is_through() {
     assert_eq!(table.count(), 10);
 }
 
+#[test]
+fn cancelling_those_of_a_descriptor_passes_the_others_once_or_twice() {
+    const EACH: usize = 5000;
+    const CHUNK: usize = 64;
+    let mut table = Numbers::default();
+    for address in 0..2 * EACH as u64 {
+        submit(&mut table, address, (address % 2) as i32, address);
+    }
+    let mut cancelled = 0;
+    loop {
+        let now = table.cancel_all(1, CHUNK, &mut nowhere, silence, &mut |_, _| ()).cancelled;
+        cancelled += now;
+        if now < CHUNK {
+            break;
+        }
+    }
+    assert_eq!((cancelled, table.pending()), (EACH, EACH));
+    assert!(table.passed <= 4 * EACH, "{} others looked at", table.passed);
+    // The others keep their order.
+    for address in (0..2 * EACH as u64).step_by(2) {
+        assert_eq!(table.start().unwrap().1, address);
+    }
+}
+
+#[test]
+fn parked_requests_of_other_descriptors_are_hardly_looked_at() {
+    const EACH: u64 = 100;
+    const FDS: u64 = 500;
+    const CHUNK: usize = 64;
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    for address in 0..EACH * FDS {
+        park_of(&mut table, &mut queue, address, (address % FDS) as i32);
+    }
+    for fd in [7, 499] {
+        table.passed = 0;
+        let (mut cancelled, mut calls) = (0, 0);
+        loop {
+            let mut give_back = give_back(&mut queue, 0);
+            let now = table.cancel_all(fd, CHUNK, &mut give_back, |_, _| (), &mut |_, _| ());
+            cancelled += now.cancelled;
+            calls += 1;
+            if now.cancelled < CHUNK {
+                break;
+            }
+        }
+        assert_eq!((cancelled, calls), (EACH as usize, 2));
+        let share = (EACH * FDS) as usize / PARKED_LISTS;
+        assert!(table.passed <= 3 * share, "{} others looked at", table.passed);
+    }
+    assert_eq!(table.waiting(), (EACH * (FDS - 2)) as usize);
+}
+
+#[test]
+fn parked_requests_that_share_a_list_are_passed_once_or_twice() {
+    const EACH: u64 = 5000;
+    const OTHER: i32 = 7 + PARKED_LISTS as i32;
+    let (mut table, mut queue) = (Parking::default(), Queue::new());
+    for address in 0..2 * EACH {
+        park_of(&mut table, &mut queue, address, if address % 2 == 0 { 7 } else { OTHER });
+    }
+    let mut cancelled = 0;
+    while cancelled < EACH as usize {
+        let mut give_back = give_back(&mut queue, 0);
+        let now = table.cancel_all(7, 64, &mut give_back, |_, _| (), &mut |_, _| ());
+        assert!(now.cancelled > 0, "{cancelled} of {EACH} cancelled");
+        cancelled += now.cancelled;
+    }
+    assert!(table.passed <= 2 * EACH as usize, "{} others looked at", table.passed);
+    assert_eq!(table.waiting(), EACH as usize);
+}
+
+#[test]
+fn a_sync_that_a_cancel_lets_begin_hides_nothing_from_it() {
+    let mut table = Numbers::default();
+    // One file, two descriptors: the sync of one waits for the writes of the other.
+    for address in 1..=3 {
+        submit(&mut table, address, 5, address);
+    }
+    room(&mut table, Room::Request);
+    let sync = Submission { address: 9, fd: 6, file: 5, syncs: true, awaited: true, changes: 0 };
+    table.submit(sync, 9, None, None);
+    for address in 11..=13 {
+        submit(&mut table, address, 5, address);
+    }
+    let all = table.cancel_all(5, 64, &mut nowhere, silence, &mut |_, _| ());
+    assert_eq!(all, Cancelled { cancelled: 6, short: 0, running: 0 });
+    assert_eq!(table.start().unwrap().1, 9);
+}
+
 /// Submits a request with a notice, of a list if there is one.
 fn submit_noted(table: &mut Numbers, address: u64, notice: u32, group: Option<Id>) {
     room(table, Room::Request);
@@ -469,11 +558,14 @@ type Queue = std::collections::BTreeMap<u32, u64>;
 type Parking = Table<u64, u32, u32>;
 
 fn park(table: &mut Parking, queue: &mut Queue, address: u64) -> Id {
+    park_of(table, queue, address, 3)
+}
+
+fn park_of(table: &mut Parking, queue: &mut Queue, address: u64, fd: i32) -> Id {
     while let Some(need) = table.lacks(Room::Request) {
         table.grow(&mut Memory::new(need));
     }
-    let submission =
-        Submission { address, fd: 3, file: 9, syncs: false, awaited: false, changes: 0 };
+    let submission = Submission { address, fd, file: 9, syncs: false, awaited: false, changes: 0 };
     let mut given = NONE;
     table.submit_parked(submission, address, None, None, |id, payload| {
         queue.insert(id, payload);

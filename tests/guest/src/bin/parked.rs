@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What parked requests cost: `parked [--most 50000] [--sockets 500]` parks 1, 1,000 and as many
-//! as that on as many sockets, and for each measures a submission, a cancel and a completion of one
-//! request beside them, in nanoseconds, the kernel's memory for one of them, and the workers there
-//! are. It sets the limits it needs, and puts them back.
+//! What parked requests cost: `parked [--most 50000] [--sockets 500] [--pipes]` parks 1, 1,000 and as
+//! many as that on as many sockets, or pipes, and for each measures a submission, a cancel, a cancel of
+//! all of a descriptor and a completion of requests beside them, in nanoseconds for one, the kernel's
+//! memory for one of them, and the workers there are. It sets the limits it needs, and puts them back.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
@@ -32,6 +32,8 @@ fn run(args: Args) -> i32 {
 }
 
 fn measure(args: Args) -> Result<()> {
+    let pipes = args.has(c"--pipes");
+    let _parks = if pipes { Some(Setting::new("vfs.aio.rs.park", 1)?) } else { None };
     let most = args.number(c"--most", 50_000) as usize;
     let sockets = (args.number(c"--sockets", 500) as usize).clamp(1, SOCKETS);
     let limit = (most + SAMPLES + 10) as i32;
@@ -41,9 +43,9 @@ fn measure(args: Args) -> Result<()> {
     ];
     let mut pairs = [(0, 0); SOCKETS];
     for pair in &mut pairs[..sockets] {
-        *pair = net::pair(SOCK_STREAM)?;
+        *pair = ends(pipes)?;
     }
-    let own = net::pair(SOCK_STREAM)?;
+    let own = ends(pipes)?;
     let blocks = Region::map((most + SAMPLES) * aio::SIZE)?;
     let buffer = Region::map(4096)?;
     let block = |index: usize| Cb::at(&blocks, index * aio::SIZE);
@@ -62,11 +64,14 @@ fn measure(args: Args) -> Result<()> {
         }
         let parking = now() - start;
         let each = parking / (parked - before).max(1) as u64;
-        let [submits, cancels] = cancelled(most, own.0, &submit, &block)?;
+        let [submits, cancels] = cancelled(most, own.0, &submit, &block, false)?;
+        let [_, together] = cancelled(most, own.0, &submit, &block, true)?;
         let completes = completed(most, own, &submit, &block)?;
-        let workers = sysctl::get("kern.ipc.aio.num_procs").unwrap_or(0);
+        let workers = if pipes { "vfs.aio.rs.num_procs" } else { "kern.ipc.aio.num_procs" };
+        let workers = sysctl::get(workers).unwrap_or(0);
         println!(
             "parked: {parked} parked, {each} ns each; beside them: submit {submits} ns, cancel {cancels} ns, \
+             by descriptor {together} ns, \
              complete {completes} ns; {workers} workers"
         );
     }
@@ -101,22 +106,31 @@ fn measure(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Two ends: the first reads what the second writes.
+fn ends(pipe: bool) -> Result<(i32, i32)> {
+    if pipe { sys::pipe() } else { net::pair(SOCK_STREAM) }
+}
+
 type Submit<'a> = &'a dyn Fn(usize, i32) -> Result<()>;
 
-/// Nanoseconds for a submission, and for its cancel.
+/// Nanoseconds for a submission, and for its cancel: one by one, or `together` by their descriptor.
 fn cancelled(
     first: usize,
     fd: i32,
     submit: Submit,
     block: &dyn Fn(usize) -> Cb,
+    together: bool,
 ) -> Result<[u64; 2]> {
     let start = now();
     for index in first..first + SAMPLES {
         submit(index, fd)?;
     }
     let between = now();
+    if together && aio::cancel(fd, 0)? != AIO_CANCELED {
+        println!("parked: requests that wait are not cancelled");
+    }
     for index in (first..first + SAMPLES).rev() {
-        if aio::cancel(fd, block(index).addr())? != AIO_CANCELED {
+        if !together && aio::cancel(fd, block(index).addr())? != AIO_CANCELED {
             println!("parked: a request that waits is not cancelled");
         }
     }
