@@ -201,7 +201,7 @@ impl Steps {
                     let _ = write!(
                         text,
                         "(mkdir {index}; cd {index}; s=$e; while [ $(date +%s) -lt $e ]; do \
-                         /mnt/bin/{command} --seed $s || {{ echo {name}: {index}: seed $s; touch ../bad; exit; }}; \
+                         /mnt/bin/{command} --beside --seed $s || {{ echo {name}: {index}: seed $s; touch ../bad; exit; }}; \
                          s=$(($s+1)); done) & "
                     );
                 }
