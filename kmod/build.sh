@@ -315,7 +315,8 @@ modules() {
 	    aio_rs_gate_attach aio_rs_gate_bio_done aio_rs_gate_detach aio_rs_gate_pipe_filter \
 	    aio_rs_gate_soaio_rcv aio_rs_gate_soaio_snd aio_rs_gate_worker
 	link_module aio_rs "$lib/libaio_rs.a" aio_rs_c
-	check "$out/aio_rs.ko" "$out/aio_rs_gate.ko"
+	# A module with a planted defect (tests/mutants.sh) may use less than is allowed, or more.
+	[ -n "${UNCHECKED:-}" ] || check "$out/aio_rs.ko" "$out/aio_rs_gate.ko"
 	[ -n "$AIO_RS_TAG$GATE" ] || ln -sfn "$target" "$top/build/current"
 	echo "aio_rs: built build/$target/aio_rs_gate.ko and build/$target/aio_rs.ko for __FreeBSD_version $osversion"
 }

@@ -16,15 +16,16 @@ use crate::{
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
                     [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
-       hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] -- PROGRAM [ARG...] [-- PROGRAM...]
-       hostkern faults --modules DIR [--jobs N] [--most N] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern load KO...
        hostkern functions
 
 run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
        status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
 load   loads the files, unloads them in the opposite order, and looks for what is left over.
-seeds  does so for many seeds; every --recheck'th twice, which must give the same trace.
+seeds  does so for many seeds; every --recheck'th twice, which must give the same trace; with --stop
+       until one fails.
 faults runs the programs once, and then once for each kernel call that may fail, at each occurrence of
        it (at most --most of them) once, and from there on always; `run --fail NAME:N[:always]` repeats one.
 ";
@@ -46,6 +47,10 @@ struct Options {
     counts: bool,
     /// Occurrences of a call that are made to fail, at most.
     most: u64,
+    /// Makes no more runs once one has failed.
+    stop: bool,
+    /// The only call that is made to fail.
+    only: Option<String>,
     /// Seconds a run may take.
     limit: u64,
     first: u64,
@@ -70,6 +75,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
         fail: None,
         counts: false,
         most: u64::MAX,
+        stop: false,
+        only: None,
         limit: 100,
         first: 1,
         count: 1,
@@ -86,6 +93,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
         }
         if arg == "--progress" {
             options.progress = true;
+            continue;
+        }
+        if arg == "--stop" {
+            options.stop = true;
             continue;
         }
         if arg == "--counts" {
@@ -117,6 +128,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--jobs" => options.jobs = number()?.max(1) as usize,
             "--recheck" => options.recheck = number()?,
             "--trail" => sched::keep(number()? as usize),
+            "--only" => options.only = Some(value.clone()),
             "--most" => options.most = number()?.max(1),
             "--fail" => {
                 let plan = fault::Plan::parse(value).ok_or_else(|| format!("--fail {value}"))?;
@@ -578,6 +590,9 @@ fn faults(options: &Options) -> ExitCode {
     let mut calls = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("hostkern: may fail: ")) {
         let Some((count, name)) = line.split_once(' ') else { continue };
+        if options.only.as_deref().is_some_and(|only| only != name) {
+            continue;
+        }
         let count: u64 = count.parse().unwrap_or(0);
         calls += 1;
         let tried = count.min(options.most);
@@ -617,6 +632,7 @@ fn run_command(exe: &std::path::Path, options: &Options, task: &Task) -> Command
     let mut command = Command::new(exe);
     let modules = options.modules.canonicalize().unwrap_or_default();
     command.args(["run", "--seed", &task.seed.to_string(), "--modules"]).arg(modules);
+    command.args(["--limit", &options.limit.to_string()]);
     if options.spurious > 0 {
         command.args(["--spurious", &options.spurious.to_string()]);
     }
@@ -656,6 +672,9 @@ fn runs(options: &Options, mut queue: Vec<Task>) -> Sums {
     let mut made = 0u64;
     let mut shown = Instant::now();
     while !queue.is_empty() || !running.is_empty() {
+        if options.stop && sums.failed > 0 {
+            queue.clear();
+        }
         while running.len() < options.jobs
             && let Some(task) = queue.pop()
         {
@@ -752,6 +771,7 @@ fn settle(
             modules: options.modules.clone(),
             disks: options.disks.clone(),
             fail: run.fail.clone(),
+            only: None,
             ..*options
         };
         once.keep_loaded = false;
