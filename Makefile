@@ -42,6 +42,10 @@ vm-test: deps
 soak: deps
 	@tests/vm.sh soak $(ARGS)
 
+# Each planted defect of tests/mutants, in a copy: the host kernel must find it.  SEEDS=<most>
+mutants: deps
+	@SEEDS=$(SEEDS) tests/mutants.sh $(ARGS)
+
 # What calls cost on both engines: instructions, and time.  Figures, no verdict.
 bench: deps
 	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
@@ -60,4 +64,4 @@ uninstall:
 clean:
 	rm -rf build target
 
-.PHONY: all deps install uninstall programs check run test vm-test soak bench vm-shell clean
+.PHONY: mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean

@@ -22,7 +22,7 @@ log=$top/build/mutants/log
 out=$copy/build/$(basename "$hk")
 
 mkdir -p "$copy"
-FREEBSD=14 SYSDIR= kmod/build.sh hostkern && kmod/build.sh programs || exit 1
+[ -n "${BUILT:-}" ] || { FREEBSD=14 SYSDIR= kmod/build.sh hostkern && kmod/build.sh programs; } || exit 1
 
 # The working tree, but what did not change keeps its time, so that little is built again.
 git ls-files -z -- Cargo.toml Cargo.lock build.rs kmod src sys-bindings tests tools share |
