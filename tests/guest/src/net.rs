@@ -2,7 +2,7 @@
 //! Sockets: system calls by number, and the few constants tests need.
 
 use crate::Result;
-use crate::sys::call as raw;
+use crate::sys::{Iovec, call as raw};
 
 /// Local domain.
 pub const AF_UNIX: i32 = 1;
@@ -180,6 +180,34 @@ pub fn connected(kind: i32, protocol: i32) -> Result<(i32, i32)> {
     let there = accept(listener)?;
     crate::sys::close(listener)?;
     Ok((here, there))
+}
+
+/// Moves the process into a jail with a network stack of its own, whose loopback interface works.
+///
+/// # Errors
+/// Those of jail_set(2) and ioctl(2): EPERM when not root, EINVAL where there are no such stacks.
+pub fn own_stack() -> Result<()> {
+    let new = 1i32;
+    let words: [(&[u8], usize, usize); 2] =
+        [(b"path\0", b"/\0".as_ptr() as usize, 2), (b"vnet\0", &raw const new as usize, 4)];
+    let mut list = [Iovec { base: 0, len: 0 }; 4];
+    for (pair, (name, value, len)) in list.chunks_exact_mut(2).zip(words) {
+        pair[0] = Iovec { base: name.as_ptr() as usize, len: name.len() };
+        pair[1] = Iovec { base: value, len };
+    }
+    // JAIL_CREATE and JAIL_ATTACH.
+    raw(507, [list.as_ptr() as usize, list.len(), 1 | 4, 0, 0, 0])?;
+    let fd = socket(AF_INET, SOCK_DGRAM, 0)?;
+    // SIOCAIFADDR of a struct ifaliasreq: name, address, broadcast address, mask, number.
+    let mut request = [0u8; 68];
+    request[..3].copy_from_slice(b"lo0");
+    for (at, address) in [(16, [127, 0, 0, 1]), (48, [255, 0, 0, 0])] {
+        request[at] = 16;
+        request[at + 1] = AF_INET as u8;
+        request[at + 4..at + 8].copy_from_slice(&address);
+    }
+    raw(54, [fd as usize, 0x8044_692b, request.as_mut_ptr() as usize, 0, 0, 0])?;
+    crate::sys::close(fd)
 }
 
 /// Two UDP sockets, each connected to the other.

@@ -310,6 +310,10 @@ fn obstacles(steps: &mut Steps, stack: bool) {
          kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served && wait $!",
     );
     steps.step(
+        "sh unload-refused-for-a-parked-pipe 120 lines /mnt/bin/holder pipe /bin/sh 4000 & sleep 1; \
+         kldunload aio_rs && exit 1; wait $!",
+    );
+    steps.step(
         "sh unload-hands-a-sleeper-over 120 lines /mnt/bin/holder sleep /bin/sh 3000 & sleep 1; \
          kldunload aio_rs || exit 1; wait $!",
     );

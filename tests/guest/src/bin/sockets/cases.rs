@@ -4,7 +4,9 @@
 use crate::harness::{Must, Op, Outcome, Test, fail, holds_pattern, pattern, refused, same, skip};
 use crate::{cases, check};
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
-use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, EPIPE, EPROTONOSUPPORT};
+use guest::errno::{
+    EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, ENOSYS, EPERM, EPIPE, EPROTONOSUPPORT,
+};
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use guest::sys::{self, Fork};
@@ -44,6 +46,7 @@ cases! { "socket":
     listen_is_fine_after_a_cancel,
     listen_is_fine_after_a_read,
     low_water_is_waited_for,
+    a_socket_keeps_its_network_stack,
     vectored_both_ways,
     a_list_of_sockets,
     two_processes_share_a_socket,
@@ -617,6 +620,21 @@ fn low_water_is_waited_for(test: &Test) -> Outcome {
     waits(test, cb, "a read below the mark")?;
     sys::write(two, &[2; 60]).must("write")?;
     same(test.collect(cb)?, Ok(120), "a read above the mark")
+}
+
+/// Workers belong to the host's network stack.
+fn a_socket_keeps_its_network_stack(test: &Test) -> Outcome {
+    match net::own_stack() {
+        Err(EPERM | EINVAL | ENOSYS) => return skip(format_args!("no network stack to be had")),
+        other => other.must("a network stack")?,
+    }
+    let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    both_ways(test, one, two)?;
+    udp_is_read_and_written(test)?;
+    // One that waits when the stack goes with the process.
+    let (one, _two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
+    let (cb, _) = read(test, one, 10)?;
+    waits(test, cb, "a read without data")
 }
 
 fn vectored_both_ways(test: &Test) -> Outcome {
