@@ -146,7 +146,7 @@ try(int rounds)
 	}
 	printf("aio_rs_gatetest: ok rounds=%d calls=%u\n", rounds, calls);
 	/* Without any the rounds tell nothing. */
-	return (calls < (u_int)rounds ? EINVAL : 0);
+	return (calls == 0 ? EINVAL : 0);
 }
 
 static int

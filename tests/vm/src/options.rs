@@ -31,7 +31,8 @@ Options
                     run, shell and exec take the first of them)
   --smp N           processors (default: 2)
   --mem MIB         memory (default: 1024)
-  --timeout SECONDS for one boot with all that runs in it (default: 1200)
+  --timeout SECONDS for one boot with all that runs in it (default: 1800;
+                    soak: 7200)
   --junit FILE      write a JUnit report
   --out DIR         logs and disks (default: build/vm)
   --no-module       do not load the module: everything runs on the built-in
@@ -169,7 +170,7 @@ impl Options {
             kernel: "both".into(),
             smp: 2,
             mem: 1024,
-            timeout: Duration::from_secs(1200),
+            timeout: Duration::from_secs(1800),
             junit: None,
             out: "build/vm".into(),
             module: true,
@@ -190,6 +191,7 @@ impl Options {
         };
         if options.command == Command::Soak {
             options.reloads = 1000;
+            options.timeout = Duration::from_secs(7200);
         }
         while let Some(word) = words.next() {
             let mut value = || {
@@ -307,7 +309,8 @@ mod tests {
 
     #[test]
     fn soak_is_longer() {
-        assert!(parse("soak").unwrap().reloads > parse("test").unwrap().reloads);
+        let (soak, test) = (parse("soak").unwrap(), parse("test").unwrap());
+        assert!(soak.reloads > test.reloads && soak.timeout > test.timeout);
         assert_eq!(parse("soak --reloads 3 --minutes 1").unwrap().reloads, 3);
         assert!(parse("soak --minutes 0").unwrap_err().contains("--minutes"));
     }
