@@ -335,15 +335,24 @@ fn sockets(world: &mut World) {
     if write.is_some() {
         collect("a socket read", read, LEN as i64);
     } else if read.is_some() {
-        let _ = aio::cancel(one, 0);
+        let cancelled = aio::cancel(one, 0);
+        if cancelled.is_err() {
+            // The end of the other side ends it too.
+            let _ = sys::close(two);
+        }
         collect("a socket read", read, 0);
+        if cancelled.is_err() {
+            let _ = sys::close(one);
+            return;
+        }
     }
     let idle = world.plain("an idle socket read", one, false);
     if let Some(cb) = idle {
         let _ = aio::cancel(one, cb.addr());
-        collect("an idle socket read", idle, 0);
     }
-    let _ = (sys::close(one), sys::close(two));
+    let _ = sys::close(two);
+    collect("an idle socket read", idle, 0);
+    let _ = sys::close(one);
 }
 
 /// A process that leaves with requests in flight, by exit or by becoming another program.
