@@ -115,14 +115,11 @@ fn stop_chan(pid: i32) -> u64 {
 
 /// Makes the kernel's own process 0 and init, process 1, which has no thread.
 pub fn start() {
-    let cred: *mut sys::ucred = mem::new_object();
-    // SAFETY: just made.
-    unsafe { (*cred).cr_ref = 1 };
+    let cred = new_cred(0);
     let vm = vm::new();
     PROCS.with(|procs| {
         procs.vmspace0 = vm;
         procs.cred0 = cred;
-        procs.creds.insert(cred as usize, ());
     });
     create(0, "kernel", vm::hold(vm), true).expect("the first process");
     create(0, "init", vm::hold(vm), true).expect("the second process");
@@ -159,20 +156,29 @@ pub fn crfree(cred: *mut sys::ucred) {
     }
 }
 
-/// Gives the current process another user id, as setuid(2) of root does.
-pub fn set_uid(uid: u32) {
+/// A credential with one reference.
+fn new_cred(uid: u32) -> *mut sys::ucred {
     let cred: *mut sys::ucred = mem::new_object();
-    let td = sched::curthread();
-    // SAFETY: just made; the running thread and its process are there.
-    let (old_thread, old_proc) = unsafe {
-        let old = (*(*td).td_proc).p_ucred;
+    // SAFETY: just made.
+    unsafe {
         (*cred).cr_uid = uid;
         (*cred).cr_ruid = uid;
-        (*cred).cr_ref = 2;
+        (*cred).cr_ref = 1;
+    }
+    PROCS.with(|procs| procs.creds.insert(cred as usize, ()));
+    cred
+}
+
+/// Gives the current process another user id, as setuid(2) of root does.
+pub fn set_uid(uid: u32) {
+    let cred = crhold(new_cred(uid));
+    let td = sched::curthread();
+    // SAFETY: the running thread and its process are there.
+    let (old_thread, old_proc) = unsafe {
+        let old = (*(*td).td_proc).p_ucred;
         (*(*td).td_proc).p_ucred = cred;
         (std::mem::replace(&mut (*td).td_ucred, cred), old)
     };
-    PROCS.with(|procs| procs.creds.insert(cred as usize, ()));
     crfree(old_thread);
     crfree(old_proc);
 }
@@ -199,10 +205,13 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
     // SAFETY: as above; the name is static.
     unsafe { sched::mtx_init(&raw mut (*p).p_mtx.mtx_lock, c"process lock".as_ptr()) };
     let inherited = PROCS.with(|procs| procs.table.get(&parent).map(|parent| parent.p));
-    let cred = match inherited {
-        // SAFETY: the parent is there.
-        Some(parent) if !kernel => crhold(unsafe { (*parent).p_ucred }),
-        _ => crhold(PROCS.with(|procs| procs.cred0)),
+    let cred0 = PROCS.with(|procs| procs.cred0);
+    // SAFETY: the parent is there.
+    let cred = match inherited.map(|parent| unsafe { (*parent).p_ucred }) {
+        _ if kernel => crhold(cred0),
+        Some(cred) if cred != cred0 => crhold(cred),
+        // A program's is another than the workers', or one that is kept would not be seen.
+        _ => new_cred(0),
     };
     let limits = match inherited {
         // SAFETY: the parent is there.
