@@ -11,14 +11,15 @@ vm_at_hand() {
 	    { [ -e "$vm/kernel" ] && [ -e "$vm/root.img" ]; }
 }
 
-# Builds the modules for the test machine's kernel: from its source where there is one.
+# build_for_vm [next]: builds the modules for the test machine's kernel, from its source where there
+# is one, and what tests load besides.  With next, a second time, to be upgraded to.
 build_for_vm() {
 	if [ -z "${SYSDIR:-}" ] && [ -f "$vm/sys/sys/param.h" ]; then
 		SYSDIR=$vm/sys
 		export SYSDIR
 	fi
-	# The second build is there to be upgraded to.
-	TAG=next kmod/build.sh modules && kmod/build.sh modules && kmod/build.sh test-modules || return 1
+	[ "${1:-}" != next ] || TAG=next kmod/build.sh modules || return 1
+	kmod/build.sh modules && kmod/build.sh test-modules || return 1
 	vm_modules=build/$(kmod/build.sh version)
 }
 

@@ -256,7 +256,7 @@ elif ! command -v qemu-system-x86_64 >/dev/null; then
 	skip "qemu-system-x86_64 is not installed: nothing was run on a kernel"
 else
 	: >build/vm-test.log
-	if build_for_vm && build_driver; then
+	if build_for_vm next && build_driver; then
 		target/release/vm test --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" |
 		    tee build/vm-test.log
 		counts=$(sed -n 's/^vm: passed \([0-9]*\) failed \([0-9]*\) skipped \([0-9]*\)$/\1 \2 \3/p' \

@@ -11,11 +11,14 @@ if ! vm_at_hand; then
 	echo "aio_rs: SKIPPED: no FreeBSD test machine in $vm (README.md says what one is)"
 	exit 0
 fi
-build_for_vm
-kmod/build.sh programs
-build_driver
 command=$1
 shift
+case $command in
+vm-test|soak) build_for_vm next ;;
+*) build_for_vm ;;
+esac
+kmod/build.sh programs
+build_driver
 # The gate in which threads linger.
 [ "$command" != soak ] || GATE=wide kmod/build.sh modules
 set -- --vm-dir "$vm" --modules "$vm_modules" --programs "$programs" "$@"

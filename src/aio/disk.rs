@@ -22,7 +22,6 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::engine::Engine;
-use super::notify::Notice;
 use super::process::Process;
 use super::request::{Operation, Request};
 use super::statistics::By;
@@ -196,7 +195,7 @@ impl Engine {
         buffer: &Buffer,
         request: Box<Request>,
     ) -> Result<Box<Batch<Flight>>, Errno> {
-        let write = matches!(operation, Operation::Write | Operation::Writev);
+        let write = operation.writes();
         let pieces = pieces(buffer, most);
         let count = pieces.clone().count();
         let mapped = if device.takes_unmapped() { 0 } else { count };
@@ -230,9 +229,7 @@ impl Engine {
         self.statistics.performed(By::Bio, &request.record, &outcome);
         let process = &seats.process;
         let mut inner = process.lock();
-        let (table, tell) = inner.parts();
-        let told = |notice: &mut Notice, news| tell.tell(notice, news);
-        let finished = table.finish(id, request, outcome, told);
+        let finished = inner.finish(id, request, outcome);
         inner.flights -= 1;
         let awaited = inner.flights == 0 && inner.live.is_none();
         // A sync may have waited for it.

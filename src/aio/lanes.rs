@@ -415,10 +415,8 @@ impl Engine {
         if let (Some(signal), Some(live)) = (signal, inner.live.as_ref()) {
             live.signal(signal);
         }
-        let (table, tell) = inner.parts();
-        let told = |notice: &mut Notice, news| tell.tell(notice, news);
         self.statistics.performed(By::Worker, &request.record, &outcome);
-        let finished = table.finish(id, request, outcome, told);
+        let finished = inner.finish(id, request, outcome);
         process.unlock_and_wake(inner);
         self.finished(&process, finished);
         false

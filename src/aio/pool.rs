@@ -28,7 +28,6 @@ use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::config::Config;
 use super::engine::Engine;
-use super::notify::Notice;
 use super::park;
 use super::process::{self, Process};
 use super::statistics::By;
@@ -315,8 +314,11 @@ impl Pool {
 
     /// As [`Pool::schedule_lane`], by a worker that is about to look at the queue itself.
     pub fn requeue_lane(&self, lane: &Arc<park::Queue>) {
-        let mut inner = self.inner.lock();
-        inner.queue.push_back(ManuallyDrop::new(Work::Lane(lane.clone())));
+        self.put(&mut self.inner.lock(), Work::Lane(lane.clone()));
+    }
+
+    fn put(&self, inner: &mut Inner, work: Work) {
+        inner.queue.push_back(ManuallyDrop::new(work));
         self.queued.store(inner.queue.len(), Ordering::Relaxed);
     }
 
@@ -329,8 +331,7 @@ impl Pool {
     #[inline(never)]
     fn enqueue(&self, config: &Config, work: Work) -> Kick {
         let mut inner = self.inner.lock();
-        inner.queue.push_back(ManuallyDrop::new(work));
-        self.queued.store(inner.queue.len(), Ordering::Relaxed);
+        self.put(&mut inner, work);
         if let Some(seat) = inner.rouse() {
             return Kick(Some(self.seat_channel(seat)));
         }
@@ -514,9 +515,7 @@ impl Pool {
                 }
                 live.charge(&performed.outcome);
             }
-            let (table, tell) = inner.parts();
-            let told = |notice: &mut Notice, news| tell.tell(notice, news);
-            let finished = table.finish(id, request, performed.outcome, told);
+            let finished = inner.finish(id, request, performed.outcome);
             // The process's own place in the queue is no reason to stop.
             let contended = self.queued.load(Ordering::Relaxed) > usize::from(inner.scheduled);
             let again = inner.live.is_some()

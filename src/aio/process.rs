@@ -17,7 +17,7 @@ use crate::kern::proc::LiveProc;
 use crate::kern::sleep::Channel;
 use crate::model::glance::Glance;
 use crate::model::slab::Id;
-use crate::model::table::{Memory, Room, Table};
+use crate::model::table::{Finished, Memory, Outcome, Room, Table};
 
 /// How many sleep channels a process has. More threads than these share some, and then look at
 /// their condition once in vain.
@@ -58,6 +58,18 @@ impl Inner {
     /// The table, and who tells the ends of what is in it.
     pub fn parts(&mut self) -> (&mut Requests, Tell<'_>) {
         (&mut self.table, Tell::new(self.live.as_ref()))
+    }
+
+    /// Takes the result of a request, and tells what ends by it.
+    #[inline]
+    pub fn finish(
+        &mut self,
+        id: Id,
+        request: Box<Request>,
+        outcome: Outcome,
+    ) -> Finished<Box<Request>> {
+        let (table, tell) = self.parts();
+        table.finish(id, request, outcome, |notice, news| tell.tell(notice, news))
     }
 
     /// Whether the process must be put into the pool's queue.

@@ -56,9 +56,14 @@ impl Operation {
         !self.syncs() && self != Operation::Lock
     }
 
+    /// Whether it moves data from the process.
+    pub fn writes(self) -> bool {
+        matches!(self, Operation::Write | Operation::Writev)
+    }
+
     /// Whether what is read after it may differ.
     pub fn changes(self) -> bool {
-        matches!(self, Operation::Write | Operation::Writev) || self.syncs()
+        self.writes() || self.syncs()
     }
 
     /// What the descriptor must allow; `None` when none is needed.

@@ -151,7 +151,7 @@ impl Statistics {
     }
 
     /// The time, if somebody wants to know.
-    fn now(&self) -> Moment {
+    pub fn now(&self) -> Moment {
         if self.latency.load(Ordering::Relaxed) != 0 { Moment::now() } else { Moment::NONE }
     }
 
@@ -161,12 +161,7 @@ impl Statistics {
         Record { address, fd, operation, class, since: self.now(), begun: false }
     }
 
-    /// The time, when a submitter is about to try a read.
-    pub fn start(&self) -> Moment {
-        self.now()
-    }
-
-    /// How long it took.
+    /// How long a submitter took for a read that it began then.
     pub fn took(&self, since: Moment) -> Took {
         if !since.is_some() {
             return Took::NONE;

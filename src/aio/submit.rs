@@ -247,7 +247,7 @@ impl Engine {
             return None;
         }
         let Aiocb { buffer, nbytes, offset, .. } = checked.aiocb;
-        let since = self.statistics.start();
+        let since = self.statistics.now();
         let bytes = file.read_resident(td, buffer, nbytes, offset)?;
         Some((bytes, self.statistics.took(since)))
     }
@@ -336,7 +336,7 @@ impl Engine {
                 }
                 request.action = match (operation, way) {
                     (_, Way::Bounce { chunk }) => {
-                        let write = matches!(operation, Operation::Write | Operation::Writev);
+                        let write = operation.writes();
                         Action::Bounce { buffer, write, offset: aiocb.offset, chunk }
                     }
                     (_, Way::Flush) => Action::Flush,
@@ -352,10 +352,8 @@ impl Engine {
                 if (kind == Kind::Socket || kind == Kind::Pipe && !empty)
                     && let Some(file) = &request.file
                 {
-                    let direction = match &request.action {
-                        Action::Write { .. } => Direction::Send,
-                        _ => Direction::Receive,
-                    };
+                    let direction =
+                        if operation.writes() { Direction::Send } else { Direction::Receive };
                     request.part = self.part(file, kind, direction);
                 }
                 Stage::ToDo(request)

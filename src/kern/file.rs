@@ -226,7 +226,6 @@ impl File {
         offset: Option<i64>,
     ) -> Transferred {
         let td = worker.thread().as_ptr();
-        let fp = self.0.as_ptr();
         if !write && buffer.len() == 0 {
             return Transferred { moved: 0, end: Ok(()), reach: 0 };
         }
@@ -236,15 +235,8 @@ impl File {
         }
         let flags = if offset.is_some() { sys::FOF_OFFSET as c_int } else { 0 };
         let (code, moved, reach) = buffer.with_uio(write, offset.unwrap_or(0), td, |uio| {
-            // SAFETY: the file is referenced, its credential with it, td is the current thread.
-            unsafe {
-                let cred = (*fp).f_cred;
-                if write {
-                    sys::aio_rs_fo_write(fp, uio, cred, flags, td)
-                } else {
-                    sys::aio_rs_fo_read(fp, uio, cred, flags, td)
-                }
-            }
+            // SAFETY: the uio is of this direction, td is the current thread.
+            unsafe { self.move_uio(uio, write, flags, td) }
         });
         Transferred { moved, end: Errno::check(code), reach }
     }
@@ -257,19 +249,33 @@ impl File {
         offset: i64,
         td: *mut sys::thread,
     ) -> (usize, Result<(), Errno>) {
-        let fp = self.0.as_ptr();
         super::uio::with_kernel_uio(data, write, offset, td, |uio| {
-            let flags = sys::FOF_OFFSET as c_int;
             // SAFETY: as in transfer.
-            unsafe {
-                let cred = (*fp).f_cred;
-                if write {
-                    sys::aio_rs_fo_write(fp, uio, cred, flags, td)
-                } else {
-                    sys::aio_rs_fo_read(fp, uio, cred, flags, td)
-                }
-            }
+            unsafe { self.move_uio(uio, write, sys::FOF_OFFSET as c_int, td) }
         })
+    }
+
+    /// Calls the file's own function, with its credential. Sleeps.
+    ///
+    /// # Safety
+    /// `uio` is complete and of that direction; `td` is the current thread.
+    unsafe fn move_uio(
+        &self,
+        uio: *mut sys::uio,
+        write: bool,
+        flags: c_int,
+        td: *mut sys::thread,
+    ) -> c_int {
+        let fp = self.0.as_ptr();
+        // SAFETY: the file is referenced, its credential with it; the rest is the caller's promise.
+        unsafe {
+            let cred = (*fp).f_cred;
+            if write {
+                sys::aio_rs_fo_write(fp, uio, cred, flags, td)
+            } else {
+                sys::aio_rs_fo_read(fp, uio, cred, flags, td)
+            }
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Reading what is in the page cache, without waiting for anything.
 
-use core::ffi::c_int;
 use core::ptr::NonNull;
 
 use sys_bindings as sys;
 
 use super::file::File;
 use super::proc::Curthread;
+use super::uio::Buffer;
 use super::user::UserPtr;
 
 /// The most bytes that are read in this way; what the file system takes at once.
@@ -33,34 +33,24 @@ impl File {
             return None;
         }
         let vp = self.vnode()?.as_ptr();
-        let mut iov = sys::iovec {
-            iov_base: core::ptr::without_provenance_mut(base.address() as usize),
-            iov_len: len,
-        };
-        let mut uio = sys::uio {
-            uio_iov: &mut iov,
-            uio_iovcnt: 1,
-            uio_offset: offset,
-            uio_resid: len.cast_signed(),
-            uio_segflg: sys::UIO_USERSPACE,
-            uio_rw: sys::UIO_READ,
-            uio_td: td.as_ptr(),
-        };
         let fp = self.as_ptr();
-        // SAFETY: the file references the vnode and its credential. The range is locked for the
-        // read and unlocked after it by this thread; page faults are off meanwhile, so that the
-        // copy cannot wait for a page of the user's.
-        let code: c_int = unsafe {
-            let cookie = sys::aio_rs_rangelock_tryrlock(vp, offset, end);
-            if cookie.is_null() {
-                return None;
+        // SAFETY: the file references the vnode. The range is unlocked below, by this thread.
+        let cookie = unsafe { sys::aio_rs_rangelock_tryrlock(vp, offset, end) };
+        if cookie.is_null() {
+            return None;
+        }
+        let (code, ..) = Buffer::One { base, len }.with_uio(false, offset, td.as_ptr(), |uio| {
+            // SAFETY: the file references the vnode and its credential. Page faults are off
+            // meanwhile, so that the copy cannot wait for a page of the user's.
+            unsafe {
+                let faults = sys::vm_fault_disable_pagefaults();
+                let code = sys::aio_rs_vop_read_pgcache(vp, uio, (*fp).f_cred);
+                sys::vm_fault_enable_pagefaults(faults);
+                code
             }
-            let faults = sys::vm_fault_disable_pagefaults();
-            let code = sys::aio_rs_vop_read_pgcache(vp, &mut uio, (*fp).f_cred);
-            sys::vm_fault_enable_pagefaults(faults);
-            sys::aio_rs_rangelock_unlock(vp, cookie);
-            code
-        };
+        });
+        // SAFETY: locked above.
+        unsafe { sys::aio_rs_rangelock_unlock(vp, cookie) };
         if code != 0 {
             return None;
         }
