@@ -142,6 +142,7 @@ const VARIABLES: &[&str] = &[
     "DTYPE_KQUEUE",
     "DTYPE_VNODE",
     "MSG_MORETOCOME",
+    "MSG_DONTWAIT",
     "MSG_NBIO",
     "PR_ATOMIC",
     "SB_AIO",

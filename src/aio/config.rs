@@ -91,7 +91,7 @@ impl Config {
         tree.setting(
             c"inline",
             &self.switches.inline,
-            c"Reads that are in the page cache complete in the submitting thread",
+            c"What need not wait completes in the submitting thread: cached reads, ready sockets",
         )?;
         tree.setting(
             c"lio_empty_kevent",
@@ -171,8 +171,8 @@ impl Config {
         self.switches.lio_empty_kevent.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a read that need not wait is done by the submitter.
-    pub fn inline_reads(&self) -> bool {
+    /// Whether what need not wait is done by the submitter.
+    pub fn completes_inline(&self) -> bool {
         self.switches.inline.load(Ordering::Relaxed) != 0
     }
 

@@ -21,12 +21,13 @@ use super::engine::Engine;
 use super::notify::Notice;
 use super::process::{Process, Requests};
 use super::request::{Action, Performed, Request};
+use super::socket::Turn;
 use super::statistics::By;
 use super::{park, socket};
 use crate::kern::file::{File, Kind};
 use crate::kern::kproc::Worker;
 use crate::kern::mtx::Mutex;
-use crate::kern::proc::WriteSignal;
+use crate::kern::proc::{Curthread, WriteSignal};
 use crate::kern::socket::Direction;
 use crate::kern::uio::Buffer;
 use crate::model::Errno;
@@ -288,10 +289,29 @@ pub struct Manners {
     pub keeps_part: bool,
 }
 
-/// Tries a request, in the submitter's address space: `transfer` moves what can be moved now, and says
-/// EAGAIN where it would have had to wait for the rest. Sleeps, but not for the peer.
+/// Who tries a request.
+#[derive(Clone, Copy)]
+pub enum Hand<'a, 'b> {
+    /// A worker, in the submitter's address space.
+    Worker(&'a Worker<'b>),
+    /// The thread that submits it.
+    Submitter(Curthread<'b>),
+}
+
+impl<'b> Hand<'_, 'b> {
+    /// Its thread.
+    pub fn thread(self) -> Curthread<'b> {
+        match self {
+            Hand::Worker(worker) => worker.thread(),
+            Hand::Submitter(td) => td,
+        }
+    }
+}
+
+/// Tries a request: `transfer` moves what can be moved now, and says EAGAIN where it would have had to
+/// wait for the rest. Sleeps, but not for the peer.
 pub fn attempt(
-    worker: &Worker,
+    hand: Hand,
     request: &mut Request,
     transfer: impl FnOnce(&File, &mut Buffer) -> (usize, Result<(), Errno>),
     manners: impl FnOnce(&File) -> Manners,
@@ -304,10 +324,20 @@ pub fn attempt(
         Action::Write { buffer, .. } => (buffer, true),
         _ => panic!("a request in a lane neither reads nor writes"),
     };
-    let td = worker.thread();
+    let td = hand.thread();
     let before = td.usage();
-    let (moved, end) = cred.lend(worker, || transfer(file, buffer));
+    let (moved, end) = match hand {
+        Hand::Worker(worker) => cred.lend(worker, || transfer(file, buffer)),
+        Hand::Submitter(_) => transfer(file, buffer),
+    };
     let after = td.usage();
+    if matches!(hand, Hand::Submitter(_)) {
+        td.discharge(Usage {
+            msgsnd: after.msgsnd.wrapping_sub(before.msgsnd),
+            msgrcv: after.msgrcv.wrapping_sub(before.msgrcv),
+            ..Usage::default()
+        });
+    }
     part.moved += moved;
     // However often it was tried, it counts as one message.
     part.usage.msgsnd |= u32::from(after.msgsnd != before.msgsnd);
@@ -354,7 +384,8 @@ impl Engine {
         Some(Part { place, moved: 0, usage: Usage::default() })
     }
 
-    /// Makes a request the process's own and queues it in its lane; the process's mutex is held.
+    /// Makes a request the process's own and queues it in its lane; the process's mutex is held. What is
+    /// returned is to be run without it, and is not counted yet.
     ///
     /// # Errors
     /// Why not, and the request, which is untouched.
@@ -364,12 +395,14 @@ impl Engine {
         process: &Arc<Process>,
         table: &mut Requests,
         arrival: Arrival,
-    ) -> Result<(), (Refused, Arrival)> {
+    ) -> Result<Option<Turn>, (Refused, Arrival)> {
         match &arrival.request.part {
-            Some(Part { place: Where::Socket(_), .. }) => socket::park(process, table, arrival),
+            Some(Part { place: Where::Socket(_), .. }) => {
+                socket::park(process, table, arrival, self.config.completes_inline())
+            }
             Some(Part { place: Where::Pipe(_), .. }) => {
                 self.park_at_pipe(process, table, arrival);
-                Ok(())
+                Ok(None)
             }
             None => panic!("a request without a place is to be parked"),
         }
@@ -390,6 +423,7 @@ impl Engine {
     /// Tries one request, by `attempt`; true when it waits again.
     pub(super) fn run_parked<Q: Queue>(
         &self,
+        mut by: By,
         lane: &Arc<Q>,
         parked: Guest,
         attempt: impl FnOnce(&mut Request) -> Tried,
@@ -397,6 +431,10 @@ impl Engine {
         let Parked { process, id, mut request } = ManuallyDrop::into_inner(parked);
         self.statistics.begun(&mut request);
         let tried = attempt(&mut request);
+        if by == By::Submitter && matches!(tried, Tried::Again) {
+            self.statistics.waits(&request.record);
+            by = By::Worker;
+        }
         let mut inner = process.lock();
         let Performed { outcome, signal } = match tried {
             Tried::Finished(performed) => performed,
@@ -415,7 +453,7 @@ impl Engine {
         if let (Some(signal), Some(live)) = (signal, inner.live.as_ref()) {
             live.signal(signal);
         }
-        self.statistics.performed(By::Worker, &request.record, &outcome);
+        self.statistics.performed(by, &request.record, &outcome);
         let finished = inner.finish(id, request, outcome);
         process.unlock_and_wake(inner);
         self.finished(&process, finished);

@@ -26,9 +26,10 @@ use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 
 use super::engine::Engine;
-use super::lanes::{self, Arrival, Guest, Manners, Parked, Spot};
+use super::lanes::{self, Arrival, Guest, Hand, Manners, Parked, Spot};
 use super::pool::{Kick, Pool, Registration};
 use super::process::{Process, Requests};
+use super::statistics::By;
 use crate::kern::file::File;
 use crate::kern::kproc::Worker;
 use crate::kern::mtx::{Guard, Mutex};
@@ -190,7 +191,7 @@ impl Engine {
             };
             state.marked = false;
             drop(state);
-            waits = self.run_parked(lane, parked, |request| {
+            waits = self.run_parked(By::Worker, lane, parked, |request| {
                 if let Some(vm) = &request.vm {
                     home.lodge(vm);
                 }
@@ -200,7 +201,7 @@ impl Engine {
                     keeps_part: true,
                 };
                 lanes::attempt(
-                    worker,
+                    Hand::Worker(worker),
                     request,
                     |file, buffer| lane.watch.transfer(worker, file, buffer),
                     manners,

@@ -30,6 +30,11 @@
 //! its lane is empty: the map has another
 //! ```
 //!
+//! A request that finds its lane empty and the direction ready is tried by its submitter, without
+//! waiting for anybody (`vfs.aio.rs.inline`). It has the lane's turn meanwhile: what comes later is
+//! queued, a task that is started ends at once, and the submitter looks at the lane when it is done.
+//! So what a write did not get rid of still goes before all that came later.
+//!
 //! # Locks
 //! A lane is protected by its socket buffer's own lock, which is taken after a process's mutex, and
 //! before the map's.
@@ -38,11 +43,15 @@ use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 
 use super::engine::Engine;
-use super::lanes::{self, Arrival, Guest, Manners, Parked, Refused, Spot};
+use super::lanes::{self, Arrival, Guest, Hand, Manners, Parked, Refused, Spot, Tried};
 use super::process::{Process, Requests};
+use super::request::Request;
+use super::statistics::By;
 use crate::kern::file::File;
 use crate::kern::kproc::Worker;
+use crate::kern::proc::Curthread;
 use crate::kern::socket::{Direction, Ended, Side, Socket, Task};
+use crate::kern::uio::Buffer;
 use crate::model::lane::{Lane, Ticket};
 
 /// A lane with its socket.
@@ -64,6 +73,23 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Tries a request of this lane; `more` of it wait. Sleeps, but not for the peer.
+    fn attempt(&self, hand: Hand, request: &mut Request, more: bool) -> Tried {
+        let (socket, direction) = (self.0.socket(), self.0.direction());
+        let (td, queues) = (hand.thread(), matches!(hand, Hand::Worker(_)));
+        let transfer = |file: &File, buffer: &mut Buffer| {
+            socket.transfer(td, file, direction, buffer, more, queues)
+        };
+        let manners = |_: &File| Manners {
+            nonblocking: socket.is_nonblocking(),
+            signals: !socket.has_no_sigpipe(),
+            keeps_part: false,
+        };
+        lanes::attempt(hand, request, transfer, manners)
+    }
+}
+
 impl lanes::Queue for Queue {
     fn key(&self) -> u64 {
         key(self.0.socket().id(), self.0.direction())
@@ -78,13 +104,22 @@ impl lanes::Queue for Queue {
     }
 }
 
-/// As [`Engine::park`], at a socket.
+/// A request that its submitter is to try, because nothing else waits and its direction seems to be
+/// ready: [`Engine::run_turn`].
+#[must_use]
+pub struct Turn {
+    lane: Arc<Queue>,
+    parked: Guest,
+}
+
+/// As [`Engine::park`], at a socket; `tries`: the submitter is to try what can be done at once.
 #[inline(never)]
 pub fn park(
     process: &Arc<Process>,
     table: &mut Requests,
     arrival: Arrival,
-) -> Result<(), (Refused, Arrival)> {
+    tries: bool,
+) -> Result<Option<Turn>, (Refused, Arrival)> {
     let Some(lane) = arrival.request.part.as_ref().and_then(|part| part.socket_lane()) else {
         panic!("only requests on sockets wait for one")
     };
@@ -102,14 +137,29 @@ pub fn park(
         let parked = Parked { process: process.clone(), id, request };
         Spot::Socket(lane.clone(), queue.push(ManuallyDrop::new(parked)))
     });
+    if queue.has_turn() {
+        // Whoever has it looks afterwards.
+        return Ok(None);
+    }
+    if tries
+        && queue.is_single()
+        && queue.begin_without_task()
+        && let Some(parked) = queue.begin_turn()
+    {
+        drop(queue);
+        return Ok(Some(Turn { lane, parked }));
+    }
     queue.poke();
-    Ok(())
+    Ok(None)
 }
 
 /// Takes a parked request back from its lane, if no thread has it.
 pub fn take(lane: &Queue, ticket: Ticket) -> Option<Guest> {
     let mut queue = lane.0.lock();
     let (parked, oldest) = queue.take(ticket)?;
+    if queue.has_turn() {
+        return Some(parked);
+    }
     if queue.is_empty() {
         queue.nothing_waits();
     }
@@ -138,6 +188,12 @@ impl Engine {
         let mut tried_in_vain = false;
         loop {
             let mut queue = lane.0.lock();
+            if queue.has_turn() {
+                if task.end_waiting(queue) {
+                    self.look_again(key, lane);
+                }
+                return Ended::Here;
+            }
             if queue.is_empty() {
                 // Its last request may be gone already, and with it the lane from the map.
                 match self.sockets.find(key) {
@@ -162,25 +218,36 @@ impl Engine {
             }
             queue.buf().arm();
             drop(queue);
-            let side = &lane.0;
-            tried_in_vain = self.run_parked(&lane, parked, |request| {
+            tried_in_vain = self.run_parked(By::Worker, &lane, parked, |request| {
                 if let Some(vm) = &request.vm {
                     vm.lend(worker);
                 }
-                let socket = side.socket();
-                let manners = |_: &File| Manners {
-                    nonblocking: socket.is_nonblocking(),
-                    signals: !socket.has_no_sigpipe(),
-                    keeps_part: false,
-                };
-                let direction = side.direction();
-                lanes::attempt(
-                    worker,
-                    request,
-                    |file, buffer| socket.transfer(worker, file, direction, buffer, more),
-                    manners,
-                )
+                lane.attempt(Hand::Worker(worker), request, more)
             });
+        }
+    }
+
+    /// Tries a request in its submitter, `td`, and has what came meanwhile looked at. May sleep, but
+    /// not for the peer; no locks.
+    #[inline(never)]
+    pub(super) fn run_turn(&self, td: Curthread, turn: Turn) {
+        let Turn { lane, parked } = turn;
+        self.run_parked(By::Submitter, &lane, parked, |request| {
+            lane.attempt(Hand::Submitter(td), request, false)
+        });
+        let mut queue = lane.0.lock();
+        queue.end_turn();
+        if queue.buf().is_listening() {
+            return;
+        }
+        if !queue.is_empty() {
+            return queue.poke();
+        }
+        queue.nothing_waits();
+        // The request may be gone already, and with it the lane from the map.
+        match self.sockets.find(lanes::Queue::key(&*lane)) {
+            Some(newer) if !Arc::ptr_eq(&newer, &lane) => {}
+            _ => queue.buf().give_back(),
         }
     }
 
@@ -195,6 +262,8 @@ impl Engine {
                     lane = newer;
                 }
                 _ if queue.buf().is_listening() => return,
+                // Whoever has the turn looks afterwards.
+                _ if queue.has_turn() => return,
                 _ if queue.is_empty() => return queue.buf().give_back(),
                 _ => return queue.poke(),
             }

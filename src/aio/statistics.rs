@@ -34,6 +34,8 @@ use crate::model::table::{Outcome, Submission};
 /// Who performed a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
+    /// The submitting thread; the request was not queued.
+    Submitter,
     /// A worker process.
     Worker,
     /// The disk's driver.
@@ -209,6 +211,7 @@ impl Statistics {
             record.tell_done(outcome);
         }
         let by = match by {
+            By::Submitter => INLINE,
             _ if outcome.error == Some(Errno::ECANCELED) => {
                 self.counters.at(record.class, CANCELLED).increment();
                 return;
@@ -246,6 +249,11 @@ impl Statistics {
     /// It was.
     pub fn parked(&self, class: Class) {
         self.counters.at(class, QUEUED).increment();
+    }
+
+    /// As [`Statistics::parked`], of a request that its submitter has tried.
+    pub fn waits(&self, record: &Record) {
+        self.parked(record.class);
     }
 
     /// A request's process was gone before anybody performed it.

@@ -23,6 +23,7 @@ use super::lanes::{Arrival, Refused};
 use super::notify::Notice;
 use super::process::{Inner, Process};
 use super::request::{Action, Operation, Request};
+use super::socket::Turn;
 use super::statistics::Took;
 use crate::kern::bio::Batch;
 use crate::kern::cred::Cred;
@@ -238,7 +239,7 @@ impl Engine {
         if checked.operation != Operation::Read
             || checked.kind != Kind::Local
             || checked.at_file_offset
-            || !self.config.inline_reads()
+            || !self.config.completes_inline()
         {
             return None;
         }
@@ -403,6 +404,9 @@ impl Engine {
             kick.deliver();
             self.statistics.depth(self.config.num_queue_count.get());
             taken.runway.launch(self);
+            if let Some(turn) = taken.turn.take() {
+                self.run_turn(td, turn);
+            }
             let refused = match stopped {
                 Stopped::Lock => None,
                 Stopped::Busy if patience > 0 => {
@@ -438,6 +442,8 @@ struct Taken {
     accepted: bool,
     /// Those that are to be launched without the lock.
     runway: Runway,
+    /// What is to be tried without the lock.
+    turn: Option<Turn>,
 }
 
 /// Why no more requests were taken under one lock.
@@ -464,7 +470,11 @@ impl Engine {
         let queue_count = self.config.num_queue_count;
         while let Some(item) = items.get_mut(taken.count) {
             let lacks_worker = !taken.worker && item.as_ref().is_some_and(Prepared::needs_worker);
-            if lacks_worker || taken.runway.is_full() || !inner.table.has_room(Room::Request) {
+            if lacks_worker
+                || taken.turn.is_some()
+                || taken.runway.is_full()
+                || !inner.table.has_room(Room::Request)
+            {
                 return Stopped::Lock;
             }
             if inner.table.count() >= self.config.queue_per_process_max()
@@ -480,17 +490,20 @@ impl Engine {
                 Stage::ToDo(request) if request.part.is_some() => {
                     let class = self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
-                    if let Err((why, arrival)) = self.park(process, table, arrival) {
-                        queue_count.subtract(1);
-                        let Arrival { submission, request, notice, .. } = arrival;
-                        let stage = Stage::ToDo(request);
-                        *item = Some(Prepared { user, submission, stage, notice });
-                        return match why {
-                            Refused::Listening => Stopped::Refused(Errno::EINVAL),
-                            Refused::Busy => Stopped::Busy,
-                        };
+                    match self.park(process, table, arrival) {
+                        Ok(None) => self.statistics.parked(class),
+                        Ok(turn) => taken.turn = turn,
+                        Err((why, arrival)) => {
+                            queue_count.subtract(1);
+                            let Arrival { submission, request, notice, .. } = arrival;
+                            let stage = Stage::ToDo(request);
+                            *item = Some(Prepared { user, submission, stage, notice });
+                            return match why {
+                                Refused::Listening => Stopped::Refused(Errno::EINVAL),
+                                Refused::Busy => Stopped::Busy,
+                            };
+                        }
                     }
-                    self.statistics.parked(class);
                 }
                 Stage::ToDo(request) => {
                     self.statistics.queued(&request);

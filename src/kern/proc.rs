@@ -88,6 +88,14 @@ impl<'a> Curthread<'a> {
         ru.ru_msgrcv = ru.ru_msgrcv.wrapping_add(i64::from(usage.msgrcv));
     }
 
+    /// Takes back what the thread was charged for messages that whoever collects is to be charged.
+    pub fn discharge(self, usage: Usage) {
+        // SAFETY: as in usage.
+        let ru = unsafe { &mut (*self.as_ptr()).td_ru };
+        ru.ru_msgsnd = ru.ru_msgsnd.wrapping_sub(i64::from(usage.msgsnd));
+        ru.ru_msgrcv = ru.ru_msgrcv.wrapping_sub(i64::from(usage.msgrcv));
+    }
+
     /// Masks all signals for this thread. Takes the process lock.
     pub(super) fn mask_signals(self) {
         let p = self.proc_ptr();

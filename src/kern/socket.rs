@@ -33,7 +33,7 @@ use core::ptr::{NonNull, null_mut};
 use sys_bindings as sys;
 
 use super::file::File;
-use super::kproc::Worker;
+use super::proc::Curthread;
 use super::uio::Buffer;
 use crate::model::Errno;
 
@@ -118,20 +118,22 @@ impl Socket {
         u32::from(flags.cast_unsigned()) & sys::PR_ATOMIC != 0
     }
 
-    /// Moves what can be moved now, as a worker in the submitter's address space and with its
-    /// credential. `more`: another request of this direction waits. May sleep, but not for the peer.
+    /// Moves what can be moved now, in the submitter's address space and with its credential. `more`:
+    /// another request of this direction waits. May sleep, but not for the peer; nor for who else
+    /// receives or sends, unless `queues`.
     ///
     /// Returns the bytes moved, which the buffer leaves out from then on, and how it ended: EAGAIN
     /// where it would have had to wait for the rest.
     pub fn transfer(
         &self,
-        worker: &Worker,
+        td: Curthread,
         file: &File,
         direction: Direction,
         buffer: &mut Buffer,
         more: bool,
+        queues: bool,
     ) -> (usize, Result<(), Errno>) {
-        let td = worker.thread().as_ptr();
+        let td = td.as_ptr();
         let so = self.0.as_ptr();
         // SAFETY: a constant table of functions, whose place for this direction may be null.
         if let Some(check) = unsafe { sys::aio_rs_mac_socket_check[direction.which() as usize] } {
@@ -141,6 +143,9 @@ impl Socket {
             }
         }
         let mut flags = sys::MSG_NBIO as c_int;
+        if !queues {
+            flags |= sys::MSG_DONTWAIT as c_int;
+        }
         let (code, mut moved) = match direction {
             Direction::Receive => buffer.try_uio(false, td, |uio| {
                 // SAFETY: the socket is referenced, no lock is held, td is the current thread.
@@ -271,6 +276,18 @@ impl<'a, T> Guard<'a, T> {
         if !self.buf.has(sys::SB_AIO_RUNNING) {
             self.put_mark();
         }
+    }
+
+    /// Has something be tried by another than the task, if that does not run and there may be
+    /// progress: true, and the next event is noticed.
+    #[inline(never)]
+    pub fn begin_without_task(&mut self) -> bool {
+        if self.buf.has(sys::SB_AIO_RUNNING) || !self.buf.is_ready() {
+            return false;
+        }
+        self.buf.set(sys::SB_AIO);
+        self.put_mark();
+        true
     }
 
     /// Says that nothing waits any more, or not now: what is tried does not wait.

@@ -32,11 +32,13 @@ pub struct Lane<T> {
     order: List,
     reserved: usize,
     serial: u32,
+    /// A value was taken out by [`Lane::begin_turn`], and its turn has not ended.
+    turn: bool,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Lane { stays: Slab::default(), order: List::default(), reserved: 0, serial: 0 }
+        Lane { stays: Slab::default(), order: List::default(), reserved: 0, serial: 0, turn: false }
     }
 }
 
@@ -83,6 +85,11 @@ impl<T> Lane<T> {
         self.order.is_empty()
     }
 
+    /// Whether one value is queued.
+    pub fn is_single(&self) -> bool {
+        self.order.len() == 1
+    }
+
     fn insert(&mut self, value: T) -> Ticket {
         assert!(self.stays.len() < self.reserved, "queued without a place");
         self.serial = self.serial.wrapping_add(1);
@@ -109,6 +116,27 @@ impl<T> Lane<T> {
     pub fn pop(&mut self) -> Option<T> {
         let place = self.order.pop(&mut self.stays)?;
         Some(self.stays.remove(place).value)
+    }
+
+    /// Takes the only value out, before anybody else looks: nothing of the lane is to be begun until
+    /// [`Lane::end_turn`]. `None`: it is not the only one, or another has its turn.
+    pub fn begin_turn(&mut self) -> Option<T> {
+        if self.turn || !self.is_single() {
+            return None;
+        }
+        let value = self.pop();
+        self.turn = value.is_some();
+        value
+    }
+
+    /// Whether nothing is to be begun now.
+    pub fn has_turn(&self) -> bool {
+        self.turn
+    }
+
+    /// Ends the turn. A value that is to go on is queued in front before.
+    pub fn end_turn(&mut self) {
+        self.turn = false;
     }
 
     /// Takes one value out, if it is still there; and says whether it was the oldest.
@@ -163,6 +191,26 @@ mod tests {
         assert_eq!(lane.take(again), Some(('a', true)));
         lane.release();
         lane.release();
+    }
+
+    #[test]
+    fn a_turn_is_for_the_only_value_and_one_at_a_time() {
+        let mut lane = Lane::default();
+        for _ in 0..3 {
+            reserve(&mut lane);
+        }
+        assert_eq!(lane.begin_turn(), None);
+        lane.push('a');
+        assert_eq!(lane.begin_turn(), Some('a'));
+        assert!(lane.has_turn() && lane.is_empty());
+        lane.push('b');
+        assert_eq!(lane.begin_turn(), None);
+        lane.push_front('a');
+        lane.end_turn();
+        assert_eq!(lane.begin_turn(), None);
+        assert!(!lane.has_turn());
+        assert_eq!(lane.pop(), Some('a'));
+        assert_eq!(lane.begin_turn(), Some('b'));
     }
 
     #[test]

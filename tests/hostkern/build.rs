@@ -85,6 +85,7 @@ const VARIABLES: &[&str] = &[
     "PCATCH",
     "PDROP",
     "MSG_MORETOCOME",
+    "MSG_DONTWAIT",
     "MSG_NBIO",
     "SB_.*",
     "SBS_.*",

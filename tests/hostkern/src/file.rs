@@ -576,8 +576,8 @@ pub unsafe fn transfer(
         }),
         Way::Pipe(pipe) if write => pipe_write(pipe, uio, flag & O_NONBLOCK != 0),
         Way::Pipe(pipe) => pipe_read(pipe, uio, flag & O_NONBLOCK != 0),
-        Way::Socket(so) if write => socket_io::send(so, uio, false),
-        Way::Socket(so) => socket_io::receive(so, uio, false),
+        Way::Socket(so) if write => socket_io::send(so, uio, socket_io::Patience::Socket),
+        Way::Socket(so) => socket_io::receive(so, uio, socket_io::Patience::Socket),
         Way::Disk(disk) => disk::transfer(disk, uio, write),
         Way::Broken => Err(EBADF),
     };

@@ -289,8 +289,8 @@ functions! {
         if !address.is_null() || !top.is_null() || !control.is_null() {
             report::panic("soreceive of more than data is not emulated");
         }
-        let nonblocking = only_nonblocking("soreceive", *flags as u32);
-        code(socket_io::receive(socket::from_module(so), &mut *uio, nonblocking))
+        let patience = patience_of("soreceive", *flags as u32);
+        code(socket_io::receive(socket::from_module(so), &mut *uio, patience))
     }
     "socket(9)" fn sosend(so: *mut c_void, address: *mut c_void, uio: *mut sys::uio, top: *mut c_void, control: *mut c_void, flags: c_int, td: *mut sys::thread) -> c_int {
         if !address.is_null() || !top.is_null() || !control.is_null() {
@@ -299,8 +299,8 @@ functions! {
         if td != sched::curthread() {
             report::panic("sosend for another thread");
         }
-        let nonblocking = only_nonblocking("sosend", flags as u32);
-        code(socket_io::send(socket::from_module(so), &mut *uio, nonblocking))
+        let patience = patience_of("sosend", flags as u32);
+        code(socket_io::send(socket::from_module(so), &mut *uio, patience))
     }
     "socket(9)" fn sorele_locked(so: *mut c_void) {
         socket::release_locked(socket::from_module(so))
@@ -1011,12 +1011,16 @@ fn clone_uio(uio: *mut sys::uio) -> *mut sys::uio {
     }
 }
 
-/// Looks at flags of sosend(9) and soreceive(9): MSG_NBIO, and what says that more is to come.
-fn only_nonblocking(what: &str, flags: u32) -> bool {
-    if flags & !(sys::MSG_NBIO | sys::MSG_MORETOCOME) != 0 {
+/// Looks at flags of sosend(9) and soreceive(9): how long to wait, and that more is to come.
+fn patience_of(what: &str, flags: u32) -> socket_io::Patience {
+    if flags & !(sys::MSG_NBIO | sys::MSG_DONTWAIT | sys::MSG_MORETOCOME) != 0 {
         report::panic(&format!("{what} with flags {flags:#x} is not emulated"));
     }
-    flags & sys::MSG_NBIO != 0
+    match flags {
+        _ if flags & sys::MSG_DONTWAIT != 0 => socket_io::Patience::None,
+        _ if flags & sys::MSG_NBIO != 0 => socket_io::Patience::Turn,
+        _ => socket_io::Patience::Socket,
+    }
 }
 
 /// A uio and its vector in one allocation of type M_IOV.

@@ -466,6 +466,11 @@ pub fn wait(so: So, which: Which) -> Result<(), Errno> {
     }
 }
 
+/// Whether nobody has a half's I/O lock.
+pub fn io_is_free(so: So, which: Which) -> bool {
+    with(so, |inner| inner.io[which as usize].is_none())
+}
+
 /// soiolock: the right to receive or send. Waits for who has it, interruptibly.
 ///
 /// # Errors

@@ -55,9 +55,31 @@ fn copy_in(uio: &mut sys::uio, len: usize) -> Result<Vec<u8>, Errno> {
     result.map(|()| bytes)
 }
 
-/// Whether a transfer must not wait.
-fn waits(so: So, nonblocking: bool) -> bool {
-    !nonblocking && socket::state(so) & sys::SS_NBIO == 0
+/// What a transfer waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// What the socket's own mode says.
+    Socket,
+    /// For its turn, as others transfer, but not for the peer (MSG_NBIO).
+    Turn,
+    /// For nothing (MSG_DONTWAIT).
+    None,
+}
+
+/// Takes a half's I/O lock.
+///
+/// # Errors
+/// EAGAIN: another has it, and there is no waiting. A signal's.
+fn take_turn(so: So, which: Which, patience: Patience) -> Result<(), Errno> {
+    if patience == Patience::None && !socket::io_is_free(so, which) {
+        return Err(EAGAIN);
+    }
+    socket::io_lock(so, which, true)
+}
+
+/// Whether a transfer may wait for the peer.
+fn waits(so: So, patience: Patience) -> bool {
+    patience == Patience::Socket && socket::state(so) & sys::SS_NBIO == 0
 }
 
 /// One more message received, or sent, by the running thread.
@@ -72,21 +94,21 @@ fn charge(which: Which) {
     }
 }
 
-/// soreceive. `nonblocking`: MSG_NBIO.
+/// soreceive.
 ///
 /// # Errors
 /// EAGAIN, what was left on the socket, EFAULT, ENOTCONN, a signal's.
-pub fn receive(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+pub fn receive(so: So, uio: &mut sys::uio, patience: Patience) -> Result<(), Errno> {
     sched::may_sleep("soreceive");
     let (family, kind) = with(so, |inner| (inner.family, inner.kind));
     if family == Family::Inet && kind == Kind::Datagram {
         // soreceive_dgram has no I/O lock.
-        return receive_message(so, uio, nonblocking);
+        return receive_message(so, uio, patience);
     }
-    socket::io_lock(so, Which::Receive, true)?;
+    take_turn(so, Which::Receive, patience)?;
     let result = match kind {
-        Kind::Stream => receive_stream(so, uio, nonblocking),
-        _ => receive_message(so, uio, nonblocking),
+        Kind::Stream => receive_stream(so, uio, patience),
+        _ => receive_message(so, uio, patience),
     };
     socket::io_unlock(so, Which::Receive);
     socket_tasks::neighbour(so);
@@ -95,7 +117,7 @@ pub fn receive(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errn
 
 /// What a receiver that finds too little does: waits (`None`), or ends. The half is locked, and
 /// unlocked when it ends.
-fn find_nothing(so: So, uio: &sys::uio, nonblocking: bool) -> Option<Result<(), Errno>> {
+fn find_nothing(so: So, uio: &sys::uio, patience: Patience) -> Option<Result<(), Errno>> {
     let connected = sys::SS_ISCONNECTING
         | sys::SS_ISCONNECTED
         | sys::SS_ISDISCONNECTING
@@ -110,7 +132,7 @@ fn find_nothing(so: So, uio: &sys::uio, nonblocking: bool) -> Option<Result<(), 
         Err(ENOTCONN)
     } else if uio.uio_resid == 0 {
         Ok(())
-    } else if !waits(so, nonblocking) {
+    } else if !waits(so, patience) {
         Err(EAGAIN)
     } else {
         match socket::wait(so, Which::Receive) {
@@ -122,16 +144,17 @@ fn find_nothing(so: So, uio: &sys::uio, nonblocking: bool) -> Option<Result<(), 
     Some(end)
 }
 
-fn receive_stream(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+fn receive_stream(so: So, uio: &mut sys::uio, patience: Patience) -> Result<(), Errno> {
     let wanted = uio.uio_resid;
     loop {
         socket::lock(so, Which::Receive);
         let sb = socket::buf(so, Which::Receive);
         let (there, low) = (sb.sb_acc, sb.sb_lowat);
-        let too_little = i64::from(there) < uio.uio_resid as i64 && there < low;
+        let too_little =
+            patience != Patience::None && i64::from(there) < uio.uio_resid as i64 && there < low;
         let ends = socket::has_error(so) || socket::is_shut(so, Which::Receive);
         if there == 0 {
-            match find_nothing(so, uio, nonblocking) {
+            match find_nothing(so, uio, patience) {
                 Some(end) => return end,
                 None => {
                     socket::unlock(so, Which::Receive);
@@ -140,7 +163,7 @@ fn receive_stream(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), E
             }
         }
         if too_little && !ends {
-            let end = if !waits(so, nonblocking) {
+            let end = if !waits(so, patience) {
                 Some(EAGAIN)
             } else {
                 socket::wait(so, Which::Receive).err()
@@ -178,14 +201,14 @@ fn receive_stream(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), E
     }
 }
 
-fn receive_message(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+fn receive_message(so: So, uio: &mut sys::uio, patience: Patience) -> Result<(), Errno> {
     socket::lock(so, Which::Receive);
     let record = loop {
         // What is not read of it is gone, also when reading fails.
         if let Some(record) = with(so, |inner| inner.records.pop_front()) {
             break record;
         }
-        if let Some(end) = find_nothing(so, uio, nonblocking) {
+        if let Some(end) = find_nothing(so, uio, patience) {
             return end;
         }
     };
@@ -205,12 +228,12 @@ fn receive_message(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), 
     result
 }
 
-/// sosend. `nonblocking`: MSG_NBIO.
+/// sosend.
 ///
 /// # Errors
 /// EAGAIN, EPIPE, what was left on the socket, EMSGSIZE, ENOBUFS, EFAULT, ENOTCONN, EDESTADDRREQ, a
 /// signal's.
-pub fn send(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+pub fn send(so: So, uio: &mut sys::uio, patience: Patience) -> Result<(), Errno> {
     sched::may_sleep("sosend");
     let (family, kind) = with(so, |inner| (inner.family, inner.kind));
     match (family, kind) {
@@ -218,8 +241,8 @@ pub fn send(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> 
         (Family::Inet, Kind::Datagram) => send_inet_datagram(so, uio),
         _ => {
             charge(Which::Send);
-            socket::io_lock(so, Which::Send, true)?;
-            let result = send_generic(so, uio, nonblocking);
+            take_turn(so, Which::Send, patience)?;
+            let result = send_generic(so, uio, patience);
             socket::io_unlock(so, Which::Send);
             socket_tasks::neighbour(so);
             result
@@ -242,7 +265,7 @@ fn may_send(so: So) -> Result<(), Errno> {
     Ok(())
 }
 
-fn send_generic(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
+fn send_generic(so: So, uio: &mut sys::uio, patience: Patience) -> Result<(), Errno> {
     let atomic = socket::flags_of_protocol(so) & sys::PR_ATOMIC != 0;
     loop {
         socket::lock(so, Which::Send);
@@ -261,7 +284,7 @@ fn send_generic(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Err
             return Err(EMSGSIZE);
         }
         if space < resid && (atomic || space < low) {
-            let end = if !waits(so, nonblocking) {
+            let end = if !waits(so, patience) {
                 Some(EAGAIN)
             } else {
                 socket::wait(so, Which::Send).err()
@@ -269,7 +292,7 @@ fn send_generic(so: So, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Err
             socket::unlock(so, Which::Send);
             match end {
                 // Later kernels have taken a message off the uio before they look for room.
-                Some(EAGAIN) if atomic && nonblocking && sched::random(2) == 0 => {
+                Some(EAGAIN) if atomic && patience != Patience::Socket && sched::random(2) == 0 => {
                     let _ = copy_in(uio, resid as usize);
                     return Err(EAGAIN);
                 }
@@ -301,7 +324,7 @@ fn send_local_datagram(so: So, uio: &mut sys::uio) -> Result<(), Errno> {
     }
     let len = uio.uio_resid as usize;
     let bytes = copy_in(uio, len)?;
-    socket::io_lock(so, Which::Send, true)?;
+    take_turn(so, Which::Send, Patience::Turn)?;
     socket::lock(so, Which::Send);
     let may = may_send(so);
     socket::unlock(so, Which::Send);
