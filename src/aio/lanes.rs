@@ -7,7 +7,8 @@
 //! and what protects a lane, differs: `socket.rs`, `park.rs`. Here is what both have in common: the map
 //! from directions to lanes, and a request's stay in one.
 //!
-//! A lane is in the map as long as there is a request of its direction.
+//! A lane is in the map as long as there is a request of its direction. One that has left it is kept
+//! for the next direction that needs one.
 //!
 //! # Locks
 //! The map has a mutex per part, `aio_rs lanes`, which is taken last.
@@ -63,6 +64,29 @@ pub trait Queue {
 
     /// It has left the map, or did not get there. The direction is open. May sleep.
     fn close(&self) {}
+
+    /// What a lane that is kept for another direction leaves behind; dropping it may sleep.
+    type Left;
+
+    /// It has left the map instead of being closed, and is empty. `None`: it is not for another
+    /// direction.
+    fn move_out(&mut self) -> Option<Self::Left> {
+        None
+    }
+}
+
+/// An open direction that needs a lane.
+pub trait Way<Q> {
+    /// Names it among those of its kind.
+    fn key(&self) -> u64;
+
+    /// Makes a lane for it. May sleep.
+    fn make(&self) -> Q;
+
+    /// Makes a lane its own that was another's, instead of [`Queue::open`]. Does not sleep.
+    fn move_in(&self, _lane: &mut Q) {
+        panic!("a lane that is for one direction only was kept");
+    }
 }
 
 /// Where a parked request is, as its process's table knows it.
@@ -89,7 +113,8 @@ enum Where {
 /// A right to be queued in a lane, which keeps the lane.
 struct Place<Q: Queue> {
     lanes: Arc<Lanes<Q>>,
-    lane: Arc<Q>,
+    /// Present until it is dropped.
+    lane: Option<Arc<Q>>,
     entry: Id,
 }
 
@@ -101,9 +126,15 @@ pub struct Lanes<Q> {
 /// How many parts the map has.
 const PARTS: usize = 16;
 
+/// How many lanes a part keeps for later.
+const SPARE: usize = 8;
+
 struct LanesPart<Q> {
     entries: Slab<Entry<Q>>,
     hash: Hash,
+    /// Lanes that moved out and nobody else has: where requests come one at a time, each needs one. It
+    /// never has more than it has room for.
+    spare: Vec<Arc<Q>>,
 }
 
 struct Entry<Q> {
@@ -126,7 +157,11 @@ impl<Q> Hashed for Entry<Q> {
 impl<Q: Queue> Lanes<Q> {
     /// Makes an empty map. May sleep.
     pub fn new() -> Lanes<Q> {
-        let empty = || LanesPart { entries: Slab::default(), hash: Hash::default() };
+        let empty = || LanesPart {
+            entries: Slab::default(),
+            hash: Hash::default(),
+            spare: Vec::with_capacity(SPARE),
+        };
         let part = |_| Mutex::new(c"aio_rs lanes", empty());
         Lanes { parts: (0..PARTS).map(part).collect() }
     }
@@ -139,15 +174,15 @@ impl<Q: Queue> Lanes<Q> {
     /// The lane of a direction, if there is one.
     pub fn find(&self, key: u64) -> Option<Arc<Q>> {
         let mut part = self.part(key).lock();
-        let LanesPart { entries, hash } = &mut *part;
+        let LanesPart { entries, hash, .. } = &mut *part;
         let id = hash.find(entries, key, |_| true)?;
         Some(entries[id].lane.clone())
     }
 
-    /// Takes a place in the lane of a direction; `make` makes one if there is none. May sleep.
+    /// Takes a place in the lane of a direction, which is made if there is none. May sleep.
     #[inline(never)]
-    fn enter(self: &Arc<Lanes<Q>>, key: u64, make: &mut dyn FnMut() -> Q) -> Place<Q> {
-        let (lane, entry) = self.find_or_make(key, make);
+    fn enter(self: &Arc<Lanes<Q>>, way: &impl Way<Q>) -> Place<Q> {
+        let (lane, entry) = self.find_or_make(way);
         let mut places: Option<Places<Guest>> = None;
         loop {
             let reserved = lane.with(|lane| {
@@ -163,68 +198,106 @@ impl<Q: Queue> Lanes<Q> {
                 Err(lack) => places = Some(Places::new(lack)),
             }
         }
-        Place { lanes: self.clone(), lane, entry }
+        Place { lanes: self.clone(), lane: Some(lane), entry }
+    }
+
+    fn find_or_make(&self, way: &impl Way<Q>) -> (Arc<Q>, Id) {
+        let key = way.key();
+        let mut part = self.part(key).lock();
+        if let Some(found) = part.share(key) {
+            return found;
+        }
+        if part.entries.has_room()
+            && part.hash.lacks().is_none()
+            && let Some(mut lane) = part.spare.pop()
+        {
+            let Some(empty) = Arc::get_mut(&mut lane) else { panic!("a spare lane is in use") };
+            way.move_in(empty);
+            return part.insert(key, lane);
+        }
+        drop(part);
+        self.make(way)
     }
 
     #[inline(never)]
-    fn find_or_make(&self, key: u64, make: &mut dyn FnMut() -> Q) -> (Arc<Q>, Id) {
-        let mut fresh: Option<Arc<Q>> = None;
+    fn make(&self, way: &impl Way<Q>) -> (Arc<Q>, Id) {
+        let key = way.key();
+        let lane = Arc::new(way.make());
+        lane.open();
         let mut growth: Option<Growth<Entry<Q>>> = None;
         let mut buckets: Option<Vec<Id>> = None;
         loop {
             let mut part = self.part(key).lock();
-            let LanesPart { entries, hash } = &mut *part;
-            if let Some(id) = hash.find(entries, key, |_| true) {
-                entries[id].places += 1;
-                let lane = entries[id].lane.clone();
+            if let Some(found) = part.share(key) {
                 drop(part);
-                if let Some(fresh) = fresh {
-                    fresh.close();
-                }
-                return (lane, id);
+                lane.close();
+                return found;
             }
             if let Some(growth) = &mut growth {
-                entries.grow(growth);
+                part.entries.grow(growth);
             }
-            let left = (growth.take(), buckets.take().map(|buckets| hash.grow(buckets)));
-            let (lack, size) = (entries.lacks(1), hash.lacks());
-            if let (None, None, Some(lane)) = (lack, size, &fresh) {
-                let entry = Entry { key, chain: NONE, places: 1, lane: lane.clone() };
-                let Ok(id) = entries.insert(entry) else { panic!("a lane without room") };
-                hash.insert(entries, id);
-                let lane = lane.clone();
+            let left = (growth.take(), buckets.take().map(|buckets| part.hash.grow(buckets)));
+            let (lack, size) = (part.entries.lacks(1), part.hash.lacks());
+            if lack.is_none() && size.is_none() {
+                let made = part.insert(key, lane);
                 drop(part);
                 drop(left);
-                return (lane, id);
+                return made;
             }
             drop(part);
             // What is left over must not be freed under the lock.
             drop(left);
             growth = lack.map(Growth::new);
             buckets = size.map(Hash::allocate);
-            if fresh.is_none() {
-                let lane = Arc::new(make());
-                lane.open();
-                fresh = Some(lane);
-            }
         }
+    }
+}
+
+impl<Q> LanesPart<Q> {
+    /// Takes a place in the lane of a direction, if there is one.
+    fn share(&mut self, key: u64) -> Option<(Arc<Q>, Id)> {
+        let LanesPart { entries, hash, .. } = self;
+        let id = hash.find(entries, key, |_| true)?;
+        let entry = &mut entries[id];
+        entry.places += 1;
+        Some((entry.lane.clone(), id))
+    }
+
+    /// Adds a lane that has one place, where there is room for it.
+    fn insert(&mut self, key: u64, lane: Arc<Q>) -> (Arc<Q>, Id) {
+        let LanesPart { entries, hash, .. } = self;
+        let entry = Entry { key, chain: NONE, places: 1, lane: lane.clone() };
+        let Ok(id) = entries.insert(entry) else { panic!("a lane without room") };
+        hash.insert(entries, id);
+        (lane, id)
     }
 }
 
 impl<Q: Queue> Drop for Place<Q> {
     fn drop(&mut self) {
-        self.lane.with(Lane::release);
-        let mut part = self.lanes.part(self.lane.key()).lock();
-        let LanesPart { entries, hash } = &mut *part;
+        let Some(mut lane) = self.lane.take() else { return };
+        lane.with(Lane::release);
+        let mut part = self.lanes.part(lane.key()).lock();
+        let LanesPart { entries, hash, spare } = &mut *part;
         let entry = &mut entries[self.entry];
         entry.places -= 1;
-        if entry.places == 0 {
-            hash.remove(entries, self.entry);
-            let entry = entries.remove(self.entry);
+        if entry.places > 0 {
+            return;
+        }
+        hash.remove(entries, self.entry);
+        // Not its last reference: ours.
+        drop(entries.remove(self.entry));
+        let left = match Arc::get_mut(&mut lane) {
+            Some(lane) if spare.len() < spare.capacity() => lane.move_out(),
+            // Whoever serves it looks at it once more; or there are enough.
+            _ => None,
+        };
+        if left.is_some() {
+            spare.push(lane);
             drop(part);
-            entry.lane.close();
-            // Perhaps the lane's last but ours.
-            drop(entry);
+        } else {
+            drop(part);
+            lane.close();
         }
     }
 }
@@ -233,7 +306,7 @@ impl Part {
     /// The lane, of a request on a socket.
     pub fn socket_lane(&self) -> Option<&Arc<socket::Queue>> {
         match &self.place {
-            Where::Socket(place) => Some(&place.lane),
+            Where::Socket(place) => place.lane.as_ref(),
             Where::Pipe(_) => None,
         }
     }
@@ -241,7 +314,7 @@ impl Part {
     /// The lane, of a request on a pipe.
     pub fn pipe_lane(&self) -> Option<&Arc<park::Queue>> {
         match &self.place {
-            Where::Pipe(place) => Some(&place.lane),
+            Where::Pipe(place) => place.lane.as_ref(),
             Where::Socket(_) => None,
         }
     }
@@ -371,13 +444,9 @@ impl Engine {
     #[inline(never)]
     pub(super) fn part(&self, file: &File, kind: Kind, direction: Direction) -> Option<Part> {
         let place = match kind {
-            Kind::Socket => {
-                let (key, mut make) = socket::Queue::maker(file, direction)?;
-                Where::Socket(self.sockets.enter(key, &mut make))
-            }
+            Kind::Socket => Where::Socket(self.sockets.enter(&socket::Way::new(file, direction)?)),
             Kind::Pipe => {
-                let (key, mut make) = park::Queue::maker(&self.pool, file, direction)?;
-                Where::Pipe(self.pipes.enter(key, &mut make))
+                Where::Pipe(self.pipes.enter(&park::Way::new(&self.pool, file, direction)?))
             }
             _ => return None,
         };

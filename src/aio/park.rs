@@ -63,25 +63,37 @@ enum Stage {
     Running,
 }
 
-impl Queue {
-    /// The direction's name, and what makes a lane for it; `None`: the file is no pipe.
-    pub fn maker<'a>(
-        pool: &'a Pool,
-        file: &'a File,
-        direction: Direction,
-    ) -> Option<(u64, impl FnMut() -> Queue + 'a)> {
-        let make = move || {
-            let Some(watch) = Watch::new(file, direction) else {
-                panic!("a pipe is none any more")
-            };
-            let state = State { lane: Lane::default(), stage: Stage::Idle, marked: false };
-            Queue {
-                watch,
-                state: Mutex::new(c"aio_rs pipe", state),
-                _registration: pool.registration(),
-            }
+/// A direction of an open file that is a pipe.
+pub struct Way<'a> {
+    pool: &'a Pool,
+    file: &'a File,
+    direction: Direction,
+    name: u64,
+}
+
+impl<'a> Way<'a> {
+    /// `None`: the file is no pipe.
+    pub fn new(pool: &'a Pool, file: &'a File, direction: Direction) -> Option<Way<'a>> {
+        let name = Watch::name(file, direction)?;
+        Some(Way { pool, file, direction, name })
+    }
+}
+
+impl lanes::Way<Queue> for Way<'_> {
+    fn key(&self) -> u64 {
+        self.name
+    }
+
+    fn make(&self) -> Queue {
+        let Some(watch) = Watch::new(self.file, self.direction) else {
+            panic!("a pipe is none any more")
         };
-        Some((Watch::name(file, direction)?, make))
+        let state = State { lane: Lane::default(), stage: Stage::Idle, marked: false };
+        Queue {
+            watch,
+            state: Mutex::new(c"aio_rs pipe", state),
+            _registration: self.pool.registration(),
+        }
     }
 }
 
@@ -97,6 +109,8 @@ impl lanes::Queue for Queue {
     fn spot(self: &Arc<Queue>, ticket: Ticket) -> Spot {
         Spot::Pipe(self.clone(), ticket)
     }
+
+    type Left = ();
 
     fn open(&self) {
         self.watch.attach();

@@ -62,14 +62,35 @@ fn key(socket: u64, direction: Direction) -> u64 {
     socket | u64::from(direction == Direction::Send)
 }
 
-impl Queue {
-    /// The direction's name, and what makes a lane for it; `None`: the file is no socket.
-    pub fn maker(file: &File, direction: Direction) -> Option<(u64, impl FnMut() -> Queue)> {
-        let make = move || {
-            let Some(socket) = Socket::of(file) else { panic!("a socket is none any more") };
-            Queue(Side::new(socket, direction, Lane::default()))
-        };
-        Some((key(Socket::name(file)?, direction), make))
+/// A direction of an open file that is a socket.
+pub struct Way<'a> {
+    file: &'a File,
+    direction: Direction,
+}
+
+impl<'a> Way<'a> {
+    /// `None`: the file is no socket.
+    pub fn new(file: &'a File, direction: Direction) -> Option<Way<'a>> {
+        Socket::name(file).map(|_| Way { file, direction })
+    }
+
+    fn socket(&self) -> Socket {
+        let Some(socket) = Socket::of(self.file) else { panic!("a socket is none any more") };
+        socket
+    }
+}
+
+impl lanes::Way<Queue> for Way<'_> {
+    fn key(&self) -> u64 {
+        key(Socket::name(self.file).unwrap_or(0), self.direction)
+    }
+
+    fn make(&self) -> Queue {
+        Queue(Side::new(self.socket(), self.direction, Lane::default()))
+    }
+
+    fn move_in(&self, lane: &mut Queue) {
+        lane.0.join(self.socket(), self.direction);
     }
 }
 
@@ -101,6 +122,12 @@ impl lanes::Queue for Queue {
 
     fn spot(self: &Arc<Queue>, ticket: Ticket) -> Spot {
         Spot::Socket(self.clone(), ticket)
+    }
+
+    type Left = Socket;
+
+    fn move_out(&mut self) -> Option<Socket> {
+        self.0.part()
     }
 }
 

@@ -182,7 +182,8 @@ impl Drop for Socket {
 ///
 /// There may be several for one direction; each protects its own data.
 pub struct Side<T> {
-    socket: Socket,
+    /// Absent while it is kept for another.
+    socket: Option<Socket>,
     direction: Direction,
     data: UnsafeCell<T>,
     mark: UnsafeCell<Mark>,
@@ -214,12 +215,27 @@ impl<T> Side<T> {
     pub fn new(socket: Socket, direction: Direction, data: T) -> Side<T> {
         let link = Link { next: null_mut(), previous: null_mut() };
         let mark = UnsafeCell::new(Mark { link, queued: false });
-        Side { socket, direction, data: UnsafeCell::new(data), mark }
+        Side { socket: Some(socket), direction, data: UnsafeCell::new(data), mark }
+    }
+
+    /// Lets go of the socket, so that the data can be joined to another by [`Side::join`].
+    pub fn part(&mut self) -> Option<Socket> {
+        assert!(!self.mark.get_mut().queued, "what waits for a socket is parted from it");
+        self.socket.take()
+    }
+
+    /// Joins the data to another direction.
+    pub fn join(&mut self, socket: Socket, direction: Direction) {
+        assert!(self.socket.is_none(), "a side of two sockets");
+        self.socket = Some(socket);
+        self.direction = direction;
     }
 
     /// The socket.
+    #[track_caller]
     pub fn socket(&self) -> &Socket {
-        &self.socket
+        let Some(socket) = &self.socket else { panic!("a side without a socket") };
+        socket
     }
 
     /// Which half.
@@ -230,7 +246,7 @@ impl<T> Side<T> {
     /// Locks the socket's buffer, and with it the data. May block.
     pub fn lock(&self) -> Guard<'_, T> {
         // SAFETY: the reference outlives the guard.
-        let buf = unsafe { Buf::lock(self.socket.0, self.direction) };
+        let buf = unsafe { Buf::lock(self.socket().0, self.direction) };
         Guard { buf, side: self }
     }
 }
