@@ -30,6 +30,8 @@
 //! its lane is empty: the map has another
 //! ```
 //!
+//! The same holds for a submitter that has tried its request, and for a task that finds it trying.
+//!
 //! A request that finds its lane empty and the direction ready is tried by its submitter, without
 //! waiting for anybody (`vfs.aio.rs.inline`). It has the lane's turn meanwhile: what comes later is
 //! queued, a task that is started ends at once, and the submitter looks at the lane when it is done.
@@ -215,12 +217,6 @@ impl Engine {
         let mut tried_in_vain = false;
         loop {
             let mut queue = lane.0.lock();
-            if queue.has_turn() {
-                if task.end_waiting(queue) {
-                    self.look_again(key, lane);
-                }
-                return Ended::Here;
-            }
             if queue.is_empty() {
                 // Its last request may be gone already, and with it the lane from the map.
                 match self.sockets.find(key) {
@@ -229,10 +225,15 @@ impl Engine {
                         lane = newer;
                         continue;
                     }
+                    _ if queue.has_turn() => {}
                     _ => return task.end_empty(queue.into_buf()),
                 }
             }
-            if (tried_in_vain && queue.buf().is_armed()) || !queue.buf().is_ready() {
+            // Who has the turn looks afterwards.
+            if queue.has_turn()
+                || (tried_in_vain && queue.buf().is_armed())
+                || !queue.buf().is_ready()
+            {
                 if task.end_waiting(queue) {
                     self.look_again(key, lane);
                 }

@@ -478,6 +478,11 @@ impl Work {
                 let Some(write) = self.ways[pair][end].writes.front() else { break };
                 let before = (write, self.slots[write].seen);
                 self.submit(pair, 1 - end, false, LONGEST);
+                if self.ways[pair][end].reads.len == 0 {
+                    // Other processes have all places.
+                    sleep_ms(1);
+                    continue;
+                }
                 while self.ways[pair][end].reads.len > 0 {
                     self.reap_some();
                 }
