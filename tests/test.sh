@@ -169,13 +169,14 @@ no_stale_names() {
 	[ -z "$stale" ] || fail "names that are in not_here for nothing: $stale"
 }
 
-# in_host_kernel SEED PROGRAM ARGS...: one run.
+# in_host_kernel SEED PROGRAM ARGS...: one run.  Where $policy is set, threads take turns by it.
+policy=
 in_host_kernel() {
 	seed=$1 program=$2
 	shift 2
 	work=$(mktemp -d)
-	(cd "$work" && "$top/$hk/hostkern" run --seed "$seed" --spurious 3000 --modules "$top/$hk" -- \
-	    "$top/$programs/$program" "$@")
+	(cd "$work" && "$top/$hk/hostkern" run --seed "$seed" --spurious 3000 ${policy:+--policy "$policy"} \
+	    --modules "$top/$hk" -- "$top/$programs/$program" "$@")
 	status=$?
 	rm -rf "$work"
 	return "$status"
@@ -233,6 +234,11 @@ else
 	    httpd --mb 10 --connections 16
 	attempt "notifications of all kinds at once" in_host_kernel 1 deliver --rounds 10
 	attempt "5,000 requests that wait on 100 sockets" in_host_kernel 1 parked --most 5000 --sockets 100
+	# A thread that runs until it sleeps is not overtaken between a look and a call.
+	policy=block
+	attempt "a single request waits for one of another process's queue per worker" in_host_kernel 1 \
+	    fair --most 4
+	policy=
 	scenario "$seeds" "processes that submit, wait, cancel, fork, exec, exit and are killed" -- \
 	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
 	scenario "$(((seeds + 9) / 10))" "the same on a disk that fails, storms on disks, and disks that go" \

@@ -79,8 +79,8 @@ pub enum What {
     SocketParked,
     /// Four threads, each one at a time.
     Threads,
-    /// Two processes, each with so many in flight.
-    Processes,
+    /// So many processes, each with so many in flight.
+    Processes(usize),
 }
 
 /// A row.
@@ -155,7 +155,12 @@ pub const ROWS: &[Row] = &[
     row(What::SocketParked, Place::None, 512, 1),
     row(What::SocketParked, Place::None, 512, 64),
     row(What::Threads, Place::Ufs, K4, 4),
-    row(What::Processes, Place::Ufs, K4, 16),
+    row(What::Processes(1), Place::Ufs, K4, 16),
+    row(What::Processes(2), Place::Ufs, K4, 16),
+    row(What::Processes(4), Place::Ufs, K4, 16),
+    row(What::Processes(1), Place::Tmpfs, K4, 16),
+    row(What::Processes(2), Place::Tmpfs, K4, 16),
+    row(What::Processes(4), Place::Tmpfs, K4, 16),
     row(What::ColdPread, Place::Cold, K4, 1),
     row(What::ColdRead, Place::Cold, K4, 1),
     row(What::ColdRead, Place::Cold, K4, 16),
@@ -194,7 +199,9 @@ impl Row {
             What::SocketReady => "socket-ready",
             What::SocketParked => "socket-parked",
             What::Threads => "threads",
-            What::Processes => "two-processes",
+            What::Processes(1) => "one-process",
+            What::Processes(2) => "two-processes",
+            What::Processes(_) => "four-processes",
         };
         let place = match self.place {
             Place::None => "-",
@@ -248,7 +255,7 @@ pub fn run(row: &Row, bench: &mut Bench) -> Result<(), Failure> {
         What::ColdPread | What::ColdRead => cold(row, bench, fd),
         What::SocketReady | What::SocketParked => sockets(row, bench),
         What::Threads => threads(row, bench, fd),
-        What::Processes => processes(row, bench, fd),
+        What::Processes(count) => processes(row, bench, fd, count),
     }
 }
 
@@ -593,7 +600,7 @@ fn threads(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
     result
 }
 
-fn processes(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
+fn processes(row: &Row, bench: &mut Bench, fd: i32, count: usize) -> Result<(), Failure> {
     use core::sync::atomic::Ordering::SeqCst;
     let rounds = bench.ops(320).div_ceil(row.count as u64);
     let shared = shared(row, rounds, fd)?;
@@ -618,16 +625,18 @@ fn processes(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
         sys::read(go.0, &mut byte).map_err(at("read"))?;
         Ok(())
     };
-    let mut pids = [0; 2];
-    for pid in &mut pids {
+    const MOST: usize = 4;
+    let mut pids = [0; MOST];
+    let pids = &mut pids[..count.min(MOST)];
+    for pid in pids.iter_mut() {
         match sys::fork().map_err(at("fork"))? {
             Fork::Child => sys::exit(i32::from(child().is_err())),
             Fork::Parent(new) => *pid = new,
         }
     }
-    let both = || -> Result<(), Failure> {
+    let all = || -> Result<(), Failure> {
         let mut byte = [0];
-        for _ in 0..2 {
+        for _ in 0..count {
             // A child that failed writes nothing.
             if sys::poll_in(ready.0, 60_000) != Ok(true) {
                 return Err(("child", guest::errno::EIO));
@@ -636,15 +645,15 @@ fn processes(row: &Row, bench: &mut Bench, fd: i32) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let release = || sys::write(go.1, &[0, 0]).map_err(at("write"));
-    let result = both().and_then(|()| {
-        bench.meter.time(rounds * 2 * row.count as u64, || {
+    let release = || sys::write(go.1, &[0; MOST][..count]).map_err(at("write"));
+    let result = all().and_then(|()| {
+        bench.meter.time(rounds * (count * row.count) as u64, || {
             release()?;
-            both()
+            all()
         })
     });
     let _ = release();
-    for pid in pids {
+    for &mut pid in pids {
         if result.is_err() {
             let _ = sys::kill(pid, sys::SIGKILL);
         }
