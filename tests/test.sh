@@ -102,6 +102,7 @@ cargo_tests "model" -p aio_rs --lib
 cargo_tests "build checker" --release -p kocheck
 cargo_tests "VM driver" --release -p vm
 cargo_tests "guest library" --release -p guest --lib
+cargo_tests "instruction counter" --release -p aio_rs_profile --test kinds
 
 echo "== build"
 attempt "modules for FreeBSD 14 from packaged headers" env FREEBSD=14 SYSDIR= kmod/build.sh modules

@@ -4,16 +4,21 @@
 //! executes: instructions that do nothing and that no compiler chooses (tests/guest, tick.rs).
 //!
 //! `-plugin file=libaio_rs_profile.so,out=FILE`. The file gets, for each row that was marked, a line
-//! `row` and then lines `ADDRESS COUNT`, the address in hexadecimal.
+//! `row` and then lines `ADDRESS COUNT`, the address in hexadecimal, and `KIND COUNT` for what is
+//! counted over all of them: see `kinds.rs`.
 //!
 //! For one virtual processor in one thread. A block counts as a whole when it is entered, also when
 //! an exception ends it early.
+
+mod kinds;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Mutex;
+
+use kinds::{KINDS, kinds};
 
 /// The interface version that this is written for.
 #[unsafe(no_mangle)]
@@ -31,6 +36,12 @@ unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, f: extern "C" fn(Id, *mut Tb));
     fn qemu_plugin_register_atexit_cb(id: Id, f: extern "C" fn(Id, *mut c_void), data: *mut c_void);
     fn qemu_plugin_register_vcpu_tb_exec_inline(tb: *mut Tb, op: c_uint, at: *mut c_void, add: u64);
+    fn qemu_plugin_register_vcpu_insn_exec_inline(
+        insn: *mut Insn,
+        op: c_uint,
+        at: *mut c_void,
+        add: u64,
+    );
     fn qemu_plugin_register_vcpu_insn_exec_cb(
         insn: *mut Insn,
         f: extern "C" fn(c_uint, *mut c_void),
@@ -105,9 +116,12 @@ impl State {
         if self.rows > 0 {
             let _ = writeln!(self.out, "row");
             for (address, count) in self.addresses.iter().zip(&self.row) {
-                if *count > 0 {
-                    let _ = writeln!(self.out, "{address:x} {count}");
-                }
+                let kind = KINDS.iter().find(|(number, _)| number == address);
+                let _ = match kind {
+                    Some((_, name)) => writeln!(self.out, "{name} {count}"),
+                    None if *count > 0 => writeln!(self.out, "{address:x} {count}"),
+                    None => Ok(()),
+                };
             }
             let _ = self.out.flush();
         }
@@ -137,6 +151,14 @@ extern "C" fn translated(_id: Id, tb: *mut Tb) {
         });
         for index in 0..count {
             let insn = qemu_plugin_tb_get_insn(tb, index);
+            let size = qemu_plugin_insn_size(insn);
+            let bytes = std::slice::from_raw_parts(qemu_plugin_insn_data(insn).cast::<u8>(), size);
+            for (kind, much) in kinds(bytes) {
+                with(|state| {
+                    let at = state.place(kind).cast();
+                    qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD, at, much);
+                });
+            }
             if qemu_plugin_insn_size(insn) != MARK.len() {
                 continue;
             }

@@ -221,8 +221,9 @@ fn profiles(options: &Options, machine: &Machine) -> Result<bool, String> {
                 }
                 _ => engine.to_owned(),
             };
-            let functions = profile::by_function(counts, &files);
-            let text = profile::text(&format!("{name} on {who}"), sample.ops, &functions);
+            let functions = profile::by_function(&counts.places, &files);
+            let text =
+                profile::text(&format!("{name} on {who}"), sample.ops, &functions, counts.hidden);
             texts.push((name.clone(), text));
         }
     }
