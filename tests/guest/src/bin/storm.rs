@@ -16,7 +16,6 @@
 #![deny(unsafe_code)]
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, Cb};
 use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE};
 use guest::mem::Region;
@@ -43,9 +42,8 @@ const SHARED: usize = 2;
 const HANG_MS: u64 = 120_000;
 const PROCS: usize = 16;
 
-/// Words that all processes share.
-#[derive(Clone, Copy)]
-enum Counter {
+// Words that all processes share.
+guest::counters! {
     Accepted,
     Done,
     Canceled,
@@ -57,22 +55,8 @@ enum Counter {
     Bad,
 }
 
-static COUNTERS: AtomicUsize = AtomicUsize::new(0);
-
-fn shared() -> Region {
-    Region::shared_at(COUNTERS.load(SeqCst), 4096)
-}
-
-fn add(which: Counter, count: u64) {
-    shared().atomic(which as usize * 8).fetch_add(count, SeqCst);
-}
-
-fn get(which: Counter) -> u64 {
-    shared().atomic(which as usize * 8).load(SeqCst)
-}
-
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad, 1);
+    Counter::Bad.add(1);
     println!("storm: pid {}: {args}", sys::getpid());
 }
 
@@ -248,12 +232,12 @@ impl Work {
         match submitted {
             Ok(()) => {}
             Err(EAGAIN) => {
-                add(Counter::Again, 1);
+                Counter::Again.add(1);
                 return self.reap_some();
             }
             Err(error) => return bad(format_args!("a request on {kind:?}: {error}")),
         }
-        add(Counter::Accepted, 1);
+        Counter::Accepted.add(1);
         self.left = self.left.saturating_sub(1);
         self.slots[slot] = Slot { state: State::Flying, fd, pair, writes, letter, len, seen: 0 };
         if pair < PAIRS && kind.is_stream() {
@@ -278,7 +262,7 @@ impl Work {
         if state != State::Flying {
             return bad(format_args!("slot {slot} finished twice"));
         }
-        add(Counter::Done, 1);
+        Counter::Done.add(1);
         let count = match result {
             Ok(count) => usize::try_from(count).unwrap_or(usize::MAX),
             Err(error) => {
@@ -290,9 +274,9 @@ impl Work {
             bad(format_args!("{count} of {len} bytes"));
         }
         if count < len {
-            add(Counter::Short, 1);
+            Counter::Short.add(1);
         }
-        add(Counter::Bytes, count as u64);
+        Counter::Bytes.add(count as u64);
         let kind = self.pairs[pair].kind;
         if !writes {
             self.check_letters(slot, count);
@@ -311,7 +295,7 @@ impl Work {
         let Pair { kind, broken, .. } = self.pairs[pair];
         let fine = match error {
             ECANCELED => {
-                add(Counter::Canceled, 1);
+                Counter::Canceled.add(1);
                 true
             }
             EPIPE | ENOTCONN | ECONNRESET => broken,
@@ -436,7 +420,7 @@ impl Work {
 
     /// Shuts a pair down with what is in flight on it, waits for that, and makes a new one.
     fn replace(&mut self, pair: usize) {
-        add(Counter::Shutdowns, 1);
+        Counter::Shutdowns.add(1);
         self.pairs[pair].broken = true;
         for end in self.pairs[pair].ends {
             let _ = net::shutdown(end, net::SHUT_RDWR);
@@ -497,7 +481,7 @@ impl Work {
         while self.left > 0 {
             self.step();
         }
-        add(Counter::Ends, 1);
+        Counter::Ends.add(1);
         match end {
             End::Exit => 0,
             End::Killed => {
@@ -610,7 +594,7 @@ fn supervise(args: Args) -> Result<i32> {
     let requests = args.number(c"--requests", 200_000);
     let least = args.number(c"--each", 400).max(1);
     let seed = args.number(c"--seed", 1);
-    COUNTERS.store(Region::map_shared(4096)?.addr(), SeqCst);
+    COUNTERS.map()?;
     let pipes = args.has(c"--pipes");
     let _parked = if pipes { Some(Setting::new("vfs.aio.rs.park", 1)?) } else { None };
     let kind = if pipes { Kind::Pipe } else { Kind::Local };
@@ -625,7 +609,7 @@ fn supervise(args: Args) -> Result<i32> {
     let (mut number, mut moved, mut last) = (0, now(), 0);
     let start = now();
     loop {
-        let more = get(Counter::Accepted) < requests;
+        let more = Counter::Accepted.get() < requests;
         for pid in &mut pids[..procs] {
             if *pid == 0 && more {
                 number += 1;
@@ -651,7 +635,7 @@ fn supervise(args: Args) -> Result<i32> {
                 }
             }
         }
-        let total = get(Counter::Accepted) + get(Counter::Done) + get(Counter::Ends);
+        let total = Counter::Accepted.get() + Counter::Done.get() + Counter::Ends.get();
         if total != last {
             (last, moved) = (total, now());
         }
@@ -675,16 +659,16 @@ fn supervise(args: Args) -> Result<i32> {
     println!(
         "storm: seed {seed} procs {procs} ends {number} accepted {} done {} cancelled {} short {} \
          bytes {} again {} shutdowns {} served {} bad {} ms {}",
-        get(Counter::Accepted),
-        get(Counter::Done),
-        get(Counter::Canceled),
-        get(Counter::Short),
-        get(Counter::Bytes),
-        get(Counter::Again),
-        get(Counter::Shutdowns),
+        Counter::Accepted.get(),
+        Counter::Done.get(),
+        Counter::Canceled.get(),
+        Counter::Short.get(),
+        Counter::Bytes.get(),
+        Counter::Again.get(),
+        Counter::Shutdowns.get(),
         Maybe(served),
-        get(Counter::Bad),
+        Counter::Bad.get(),
         ms_since(start),
     );
-    Ok(i32::from(get(Counter::Bad) > 0))
+    Ok(i32::from(Counter::Bad.get() > 0))
 }
