@@ -2,11 +2,12 @@
 //! Processes that read, write, cancel, shut down, close and end with requests in flight on many
 //! sockets at once; what comes out of a stream is checked against what went in, to the byte.
 //!
-//! `storm [--pipes] [--procs 4] [--requests 200000] [--each 400] [--seed 1]`: each process has eight
-//! pairs of sockets of every kind to itself, 64 sockets for four processes, shares two pairs with all
-//! others, and makes `--each` requests at least, five times as many at most. With `--pipes` all are
-//! pipes, which have two directions too, `vfs.aio.rs.park` is set meanwhile, and two more processes
-//! read and write the shared ones with calls that wait.
+//! `storm [--pipes] [--procs 4] [--requests 200000] [--each 400] [--seed 1] [--own-stack]`: each
+//! process has eight pairs of sockets of every kind to itself, 64 sockets for four processes, shares
+//! two pairs with all others, and makes `--each` requests at least, five times as many at most. With
+//! `--pipes` all are pipes, which have two directions too, `vfs.aio.rs.park` is set meanwhile, and two more processes
+//! read and write the shared ones with calls that wait. With `--own-stack` all of it is in a jail with
+//! a network stack of its own; where there are no such jails, the exit status is 77.
 //! What a process tries depends on its seed only; what happens meanwhile does not. It exits 1 when
 //! data was wrong, a request ended in an error without a cause, or nothing moved for two minutes.
 //!
@@ -17,7 +18,9 @@
 
 use core::fmt;
 use guest::aio::{self, Cb};
-use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE};
+use guest::errno::{
+    EAGAIN, ECANCELED, ECONNRESET, EINVAL, ENOBUFS, ENOSYS, ENOTCONN, EPERM, EPIPE,
+};
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use guest::rng::Rng;
@@ -594,6 +597,12 @@ fn supervise(args: Args) -> Result<i32> {
     let requests = args.number(c"--requests", 200_000);
     let least = args.number(c"--each", 400).max(1);
     let seed = args.number(c"--seed", 1);
+    if args.has(c"--own-stack")
+        && let Err(error @ (EPERM | EINVAL | ENOSYS)) = net::own_stack()
+    {
+        println!("storm: no network stack to be had: {error}");
+        return Ok(77);
+    }
     COUNTERS.map()?;
     let pipes = args.has(c"--pipes");
     let _parked = if pipes { Some(Setting::new("vfs.aio.rs.park", 1)?) } else { None };

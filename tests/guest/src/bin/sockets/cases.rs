@@ -6,6 +6,7 @@ use crate::harness::{
     Must, Op, Outcome, Stop, Test, fail, holds_pattern, pattern, refused, same, skip,
 };
 use crate::{cases, check, on_ends};
+use core::sync::atomic::Ordering::SeqCst;
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
 use guest::errno::{
     EAGAIN, ECONNRESET, EINPROGRESS, EINVAL, ENOSYS, EPERM, EPIPE, EPROTONOSUPPORT,
@@ -13,6 +14,8 @@ use guest::errno::{
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use guest::sys::{self, Fork};
+use guest::sysctl;
+use guest::time::{ms_since, now, sleep_ms};
 
 cases! { "socket":
     a_read_gets_what_is_there,
@@ -50,6 +53,8 @@ cases! { "socket":
     listen_is_fine_after_a_read,
     low_water_is_waited_for,
     a_socket_keeps_its_network_stack,
+    a_jail_that_is_removed_leaves_nothing,
+    a_jails_sockets_outlive_it,
     vectored_both_ways,
     a_list_of_sockets,
     two_processes_share_a_socket,
@@ -413,12 +418,17 @@ fn low_water_is_waited_for(test: &Test) -> Outcome {
     same(test.collect(cb)?, Ok(120), "a read above the mark")
 }
 
+/// Moves the process into a jail with a network stack of its own; the jail's number.
+fn own_stack() -> Result<i32, Stop> {
+    match net::own_stack() {
+        Err(EPERM | EINVAL | ENOSYS) => skip(format_args!("no network stack to be had")),
+        other => other.must("a network stack"),
+    }
+}
+
 /// Workers belong to the host's network stack.
 fn a_socket_keeps_its_network_stack(test: &Test) -> Outcome {
-    match net::own_stack() {
-        Err(EPERM | EINVAL | ENOSYS) => return skip(format_args!("no network stack to be had")),
-        other => other.must("a network stack")?,
-    }
+    own_stack()?;
     let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
     both_ways(test, one, two)?;
     udp_is_read_and_written(test)?;
@@ -426,6 +436,94 @@ fn a_socket_keeps_its_network_stack(test: &Test) -> Outcome {
     let (one, _two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
     let (cb, _) = read(test, one, 10)?;
     waits(test, cb, "a read without data")
+}
+
+/// What processes tell each other of a jail: its number, or that there is none, and two descriptors.
+const NO_JAIL: u64 = 1 << 40;
+
+/// Has the parent know the jail this process has moved into; whether it has.
+fn told_jail(shared: &Region) -> bool {
+    let told = own_stack().map_or(NO_JAIL, |jail| jail as u64);
+    shared.atomic(0).store(told, SeqCst);
+    told != NO_JAIL
+}
+
+fn a_jail_that_is_removed_leaves_nothing(test: &Test) -> Outcome {
+    let before = sysctl::get("vfs.aio.num_queue_count");
+    for _ in 0..3 {
+        let shared = Region::map_shared(4096).must("mmap")?;
+        let pid = test.child(|test| {
+            if !told_jail(&shared) {
+                return 1;
+            }
+            for _ in 0..20 {
+                let Ok((one, two)) = net::connected(SOCK_STREAM, 0) else { return 2 };
+                if fill_up(two).is_err() || write(test, two, &test.buffer(LARGE / 16)).is_err() {
+                    return 3;
+                }
+                let (Ok((from, _to)), Ok(_)) = (net::udp_pair(), read(test, two, 10)) else {
+                    return 4;
+                };
+                if read(test, from, 10).is_err() {
+                    return 5;
+                }
+                let _ = one;
+            }
+            shared.atomic(8).store(1, SeqCst);
+            loop {
+                sleep_ms(1000);
+            }
+        })?;
+        let start = now();
+        while shared.atomic(8).load(SeqCst) == 0 && shared.atomic(0).load(SeqCst) != NO_JAIL {
+            check!(ms_since(start) < 60_000, "the child does not get that far");
+            sleep_ms(1);
+        }
+        let jail = shared.atomic(0).load(SeqCst);
+        if jail == NO_JAIL {
+            test.child_ended(pid, "a child without a jail", sys::Ended::Exit(1))?;
+            return skip(format_args!("no network stack to be had"));
+        }
+        net::remove_jail(jail as i32).must("jail_remove")?;
+        test.child_ended(pid, "the child in the jail", sys::Ended::Signal(sys::SIGKILL))?;
+        same(sysctl::get("vfs.aio.num_queue_count"), before, "requests queued")?;
+    }
+    Ok(())
+}
+
+/// The jail is as good as gone when its last process is; its network stack stays with the sockets.
+fn a_jails_sockets_outlive_it(test: &Test) -> Outcome {
+    let shared = Region::map_shared(4096).must("mmap")?;
+    let Some(pid) = sys::fork_with_descriptors_shared().must("rfork")? else {
+        if !told_jail(&shared) {
+            sys::exit(1);
+        }
+        let Ok((one, two)) = net::connected(SOCK_STREAM, 0) else { sys::exit(2) };
+        shared.set_word(8, one as u64);
+        shared.set_word(16, two as u64);
+        // A request of a process of the jail, which goes with it.
+        sys::exit(i32::from(read(test, one, 10).is_err()))
+    };
+    test.child_ended(pid, "the child in the jail", sys::Ended::Exit(0)).or_else(
+        |stop| match shared.word(0) {
+            NO_JAIL => skip(format_args!("no network stack to be had")),
+            _ => Err(stop),
+        },
+    )?;
+    let (one, two) = (shared.word(8) as i32, shared.word(16) as i32);
+    let (cb, buffer) = read(test, one, 10)?;
+    waits(test, cb, "a read without data")?;
+    sys::write(two, b"x").must("write")?;
+    same(test.collect(cb)?, Ok(1), "a read")?;
+    same(first_byte(&buffer), b'x', "what was read")?;
+    let (cb, _) = read(test, two, 10)?;
+    same(aio::cancel(two, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(cb)?;
+    both_ways(test, one, two)?;
+    // One that waits when the last socket, and the stack with it, goes.
+    let (last, _) = read(test, two, 10)?;
+    same(test.collect(last)?, Ok(0), "the end")?;
+    sys::close(two).must("close")
 }
 
 fn vectored_both_ways(test: &Test) -> Outcome {
