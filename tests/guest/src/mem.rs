@@ -2,6 +2,9 @@
 //! Memory from mmap(2) that the kernel may write at any time: read and written through volatile
 //! accessors, one word or one run of bytes at a time, never by reference.
 
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use crate::Result;
 use crate::sys;
 
@@ -206,6 +209,88 @@ impl Region {
         // SAFETY: inside a mapping of ours, aligned, and any bytes make a Plain value.
         unsafe { core::ptr::read_volatile(part.base as *const T) }
     }
+}
+
+/// Words that a program and its children count with, in a page that they share.
+pub struct Counters {
+    page: AtomicUsize,
+}
+
+impl Counters {
+    /// None yet: [`Counters::map`] or [`Counters::map_file`] comes first.
+    #[expect(clippy::new_without_default, reason = "made in statics")]
+    pub const fn new() -> Self {
+        Self { page: AtomicUsize::new(0) }
+    }
+
+    /// Makes the page, for this process and those it forks.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn map(&self) -> Result<()> {
+        self.page.store(Region::map_shared(PAGE)?.addr(), SeqCst);
+        Ok(())
+    }
+
+    /// Maps the page from a file, so that it outlives an exec; `flags` are of open(2), besides O_RDWR.
+    ///
+    /// # Errors
+    /// Those of open(2), ftruncate(2) and mmap(2).
+    pub fn map_file(&self, path: &CStr, flags: i32) -> Result<()> {
+        let fd = sys::open(path, sys::O_RDWR | flags, 0o600)?;
+        sys::ftruncate(fd, PAGE as i64)?;
+        let at = sys::mmap(PAGE, sys::PROT_READ | sys::PROT_WRITE, sys::MAP_SHARED, fd)?;
+        self.page.store(at, SeqCst);
+        sys::close(fd)
+    }
+
+    fn page(&self) -> Region {
+        Region::shared_at(self.page.load(SeqCst), PAGE)
+    }
+
+    /// Adds to a word.
+    pub fn add(&self, index: usize, count: u64) {
+        self.page().atomic(index * 8).fetch_add(count, SeqCst);
+    }
+
+    /// Reads a word.
+    pub fn get(&self, index: usize) -> u64 {
+        self.page().atomic(index * 8).load(SeqCst)
+    }
+
+    /// Sets a word.
+    pub fn put(&self, index: usize, value: u64) {
+        self.page().atomic(index * 8).store(value, SeqCst);
+    }
+}
+
+/// Names a program's [`Counters`]: an enum `Counter` whose values know `add`, `get` and `put`, and the
+/// words themselves as `COUNTERS`.
+#[macro_export]
+macro_rules! counters {
+    ($($(#[$about:meta])* $name:ident),* $(,)?) => {
+        #[derive(Clone, Copy)]
+        enum Counter {
+            $($(#[$about])* $name),*
+        }
+
+        static COUNTERS: $crate::mem::Counters = $crate::mem::Counters::new();
+
+        #[allow(dead_code)]
+        impl Counter {
+            fn add(self, count: u64) {
+                COUNTERS.add(self as usize, count);
+            }
+
+            fn get(self) -> u64 {
+                COUNTERS.get(self as usize)
+            }
+
+            fn put(self, value: u64) {
+                COUNTERS.put(self as usize, value);
+            }
+        }
+    };
 }
 
 /// Types of plain numbers, for which every bit pattern is a value.

@@ -182,11 +182,12 @@ pub fn connected(kind: i32, protocol: i32) -> Result<(i32, i32)> {
     Ok((here, there))
 }
 
-/// Moves the process into a jail with a network stack of its own, whose loopback interface works.
+/// Moves the process into a jail with a network stack of its own, whose loopback interface works;
+/// the jail's number.
 ///
 /// # Errors
 /// Those of jail_set(2) and ioctl(2): EPERM when not root, EINVAL where there are no such stacks.
-pub fn own_stack() -> Result<()> {
+pub fn own_stack() -> Result<i32> {
     let new = 1i32;
     let words: [(&[u8], usize, usize); 2] =
         [(b"path\0", b"/\0".as_ptr() as usize, 2), (b"vnet\0", &raw const new as usize, 4)];
@@ -196,7 +197,7 @@ pub fn own_stack() -> Result<()> {
         pair[1] = Iovec { base: value, len };
     }
     // JAIL_CREATE and JAIL_ATTACH.
-    raw(507, [list.as_ptr() as usize, list.len(), 1 | 4, 0, 0, 0])?;
+    let jail = raw(507, [list.as_ptr() as usize, list.len(), 1 | 4, 0, 0, 0])? as i32;
     let fd = socket(AF_INET, SOCK_DGRAM, 0)?;
     // SIOCAIFADDR of a struct ifaliasreq: name, address, broadcast address, mask, number.
     let mut request = [0u8; 68];
@@ -207,7 +208,16 @@ pub fn own_stack() -> Result<()> {
         request[at + 4..at + 8].copy_from_slice(&address);
     }
     raw(54, [fd as usize, 0x8044_692b, request.as_mut_ptr() as usize, 0, 0, 0])?;
-    crate::sys::close(fd)
+    crate::sys::close(fd)?;
+    Ok(jail)
+}
+
+/// jail_remove(2), which kills all that is in it.
+///
+/// # Errors
+/// Those of the call.
+pub fn remove_jail(jail: i32) -> Result<()> {
+    raw(508, [jail as usize, 0, 0, 0, 0, 0]).map(|_| ())
 }
 
 /// Two UDP sockets, each connected to the other.

@@ -10,6 +10,7 @@
 //! an address are given memory of a [`crate::mem::Region`], a static, or a live Rust buffer.
 
 use crate::Result;
+use crate::errno::EINVAL;
 use crate::mem::Plain;
 use core::ffi::CStr;
 
@@ -733,11 +734,23 @@ pub fn fs_type(fd: i32) -> Result<crate::out::Text<16>> {
 /// # Errors
 /// Those of the call.
 pub fn rctl_get_racct(subject: &str, to: &mut [u8]) -> Result<()> {
-    let mut text = [0u8; 64];
-    let text = &mut text[..(subject.len() + 1).min(64)];
-    let len = text.len() - 1;
-    text[..len].copy_from_slice(&subject.as_bytes()[..len]);
-    call!(525, text.as_ptr(), text.len(), to.as_mut_ptr(), to.len()).map(|_| ())
+    rctl(525, subject, to)
+}
+
+/// rctl_add_rule(2), such as "process:1:memorylocked:deny=4096".
+///
+/// # Errors
+/// Those of the call.
+pub fn rctl_add_rule(rule: &str) -> Result<()> {
+    rctl(528, rule, &mut [])
+}
+
+fn rctl(number: u64, text: &str, to: &mut [u8]) -> Result<()> {
+    let mut words = [0u8; 64];
+    let words = words.get_mut(..=text.len()).ok_or(EINVAL)?;
+    words[..text.len()].copy_from_slice(text.as_bytes());
+    let to_at = if to.is_empty() { 0 } else { to.as_mut_ptr() as usize };
+    call!(number, words.as_ptr(), words.len(), to_at, to.len()).map(|_| ())
 }
 
 /// unlink(2).

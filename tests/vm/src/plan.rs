@@ -120,6 +120,9 @@ impl Steps {
             "sh storm-pipes 1800 lines sysctl -n vfs.aio.rs.park >/dev/null 2>&1 || exit 77; \
              exec /mnt/bin/storm --pipes --requests 20000",
         );
+        self.step(
+            "run storm-in-a-jail 1800 lines /mnt/bin/storm --own-stack --requests 10000 --procs 3",
+        );
         self.step("run httpd 600 lines /mnt/bin/httpd");
         self.step(
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, Cb, Sigevent};
 use guest::errno::{EAGAIN, EBADF, EINPROGRESS, EINTR, EINVAL, EOPNOTSUPP};
 use guest::kqueue::{self, EV_CLEAR, EV_DELETE, EV_DISPATCH, EV_ONESHOT, EVFILT_AIO, Kevent};
-use guest::mem::{PAGE, Region};
+use guest::mem::Region;
 use guest::net::{self, SOCK_STREAM};
 use guest::out::Text;
 use guest::path::Path;
@@ -67,9 +67,8 @@ const SETTINGS: [&str; 15] = [
 
 guest::program!(run);
 
-/// What all processes count together.
-#[derive(Clone, Copy)]
-enum Counter {
+// What all processes count together.
+guest::counters! {
     Calls,
     Accepted,
     Refused,
@@ -81,19 +80,8 @@ enum Counter {
     Bad,
 }
 
-static SHARED: AtomicUsize = AtomicUsize::new(0);
-
-fn counter(counter: Counter) -> u64 {
-    Region::shared_at(SHARED.load(SeqCst), PAGE).atomic(counter as usize * 8).load(SeqCst)
-}
-
-fn add(counter: Counter, count: u64) {
-    let shared = Region::shared_at(SHARED.load(SeqCst), PAGE);
-    shared.atomic(counter as usize * 8).fetch_add(count, SeqCst);
-}
-
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad, 1);
+    Counter::Bad.add(1);
     println!("churn: BAD: pid {}: {}", sys::getpid(), Text::<300>::of(args).as_str());
 }
 
@@ -130,7 +118,7 @@ fn supervise(args: Args) -> Result<i32> {
     let threads = args.number(c"--threads", 3).clamp(1, THREADS as u64) as usize;
     let seed = args.number(c"--seed", 1);
     let limit = args.number(c"--seconds", 20) * 1000;
-    SHARED.store(Region::map_shared(PAGE)?.addr(), SeqCst);
+    COUNTERS.map()?;
     make_data()?;
     let (start, before) = (now(), served());
     let setter = match args.has(c"--settings") {
@@ -145,11 +133,9 @@ fn supervise(args: Args) -> Result<i32> {
     let mut table = [0; PROCS];
     let (mut lives, mut last, mut moved) = (0u64, 0, now());
     loop {
-        let stop = ms_since(start) > limit || counter(Counter::Bad) > 0;
+        let stop = ms_since(start) > limit || Counter::Bad.get() > 0;
         if stop {
-            Region::shared_at(SHARED.load(SeqCst), PAGE)
-                .atomic(Counter::Stop as usize * 8)
-                .store(1, SeqCst);
+            Counter::Stop.put(1);
         }
         for (index, pid) in table[..procs].iter_mut().enumerate() {
             if *pid == 0 && !stop {
@@ -176,7 +162,7 @@ fn supervise(args: Args) -> Result<i32> {
         if stop && table.iter().all(|&pid| pid == 0) {
             break;
         }
-        let count = counter(Counter::Calls);
+        let count = Counter::Calls.get();
         if count != last {
             (last, moved) = (count, now());
         } else if ms_since(moved) > HANG_MS {
@@ -190,17 +176,17 @@ fn supervise(args: Args) -> Result<i32> {
     let rise = before.zip(served()).map(|(before, after)| after.wrapping_sub(before));
     println!(
         "churn: lives={lives} calls={} accepted={} refused={} collected={} checked={} events={} set={} served={} bad={}",
-        counter(Counter::Calls),
-        counter(Counter::Accepted),
-        counter(Counter::Refused),
-        counter(Counter::Collected),
-        counter(Counter::Checked),
-        counter(Counter::Events),
-        counter(Counter::Set),
+        Counter::Calls.get(),
+        Counter::Accepted.get(),
+        Counter::Refused.get(),
+        Counter::Collected.get(),
+        Counter::Checked.get(),
+        Counter::Events.get(),
+        Counter::Set.get(),
         Maybe(rise),
-        counter(Counter::Bad),
+        Counter::Bad.get(),
     );
-    let good = counter(Counter::Bad) == 0 && counter(Counter::Checked) > 0;
+    let good = Counter::Bad.get() == 0 && Counter::Checked.get() > 0;
     println!("churn: {}", if good { "ok" } else { "FAILED" });
     Ok(i32::from(!good))
 }
@@ -221,12 +207,12 @@ fn set_at_random(seed: u64) -> i32 {
             }
         }
     };
-    while counter(Counter::Stop) == 0 {
+    while Counter::Stop.get() == 0 {
         let index = rng.below(SETTINGS.len() as u64) as usize;
         let values = [i32::MIN, -1, 0, 1, 2, i32::MAX, rng.next() as i32, own[index].unwrap_or(1)];
         // A limit below the least that makes sense may be refused.
         let _ = sysctl::set(SETTINGS[index], values[rng.below(values.len() as u64) as usize]);
-        add(Counter::Set, 1);
+        Counter::Set.add(1);
         sleep_ms(rng.below(4));
         if rng.one_in(20) {
             restore();
@@ -312,10 +298,10 @@ fn exec() -> Result<()> {
 fn work(thread: usize) {
     let mut rng = Rng::new(mix(SEED.load(SeqCst) ^ thread as u64));
     for _ in 0..STEPS.load(SeqCst) {
-        if counter(Counter::Stop) != 0 {
+        if Counter::Stop.get() != 0 {
             return;
         }
-        add(Counter::Calls, 1);
+        Counter::Calls.add(1);
         let result = match rng.below(100) {
             0..36 => submit(thread, &mut rng),
             36..56 => collect(thread, &mut rng),
@@ -386,10 +372,10 @@ fn submit(thread: usize, rng: &mut Rng) -> Result<()> {
         (false, false) => aio::read(cb.addr()),
     };
     match submitted {
-        Ok(()) => add(Counter::Accepted, 1),
+        Ok(()) => Counter::Accepted.add(1),
         Err(error) => {
             STATE[slot].store(0, SeqCst);
-            add(Counter::Refused, 1);
+            Counter::Refused.add(1);
             if ![EAGAIN, EBADF, EINVAL, EOPNOTSUPP].contains(&error) {
                 bad(format_args!("submit: {error}"));
             }
@@ -403,10 +389,10 @@ fn collected(slot: usize, result: Result<i64>) {
     if STATE[slot].compare_exchange(2, 1, SeqCst, SeqCst).is_err() {
         return bad(format_args!("slot {slot} was collected, but was not in flight"));
     }
-    add(Counter::Collected, 1);
+    Counter::Collected.add(1);
     let block = READS[slot].load(SeqCst);
     if block != !0 && result == Ok(BLOCK as i64) {
-        add(Counter::Checked, 1);
+        Counter::Checked.add(1);
         let buffer = slot_memory(slot).part(BLOCK, BLOCK);
         let wrong = (0..BLOCK / 8).find(|&index| buffer.word(index * 8) != word(block, index));
         if let Some(index) = wrong {
@@ -459,7 +445,7 @@ fn events(rng: &mut Rng) -> Result<()> {
         Err(EINTR) => return Ok(()),
         other => other?,
     };
-    add(Counter::Events, count as u64);
+    Counter::Events.add(count as u64);
     for event in &found[..count] {
         if event.filter != EVFILT_AIO {
             bad(format_args!("an event of another kind: {event:?}"));

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, Cb, LIO_NOP, LIO_NOWAIT, LIO_READ, LIO_WAIT, LIO_WRITE, Sigevent};
 use guest::errno::{EBADF, ECANCELED, EFAULT, EINPROGRESS, EINVAL, EIO};
 use guest::kqueue::{self, EV_CLEAR, EV_DISPATCH, EV_ONESHOT, EVFILT_AIO, EVFILT_LIO, Kevent};
-use guest::mem::{HOLE, PAGE, Region};
+use guest::mem::{HOLE, Region};
 use guest::out::Text;
 use guest::rng::Rng;
 use guest::signal::{self, SI_ASYNCIO, SIGRTMIN, Set};
@@ -39,9 +39,8 @@ const TO_PROCESS: i32 = SIGRTMIN + 1;
 
 guest::program!(run);
 
-/// Counters that all processes share.
-#[derive(Clone, Copy)]
-enum Counter {
+// Counters that all processes share.
+guest::counters! {
     Requests,
     Lists,
     Events,
@@ -53,19 +52,8 @@ enum Counter {
     Bad,
 }
 
-static SHARED: AtomicUsize = AtomicUsize::new(0);
-
-fn counter(counter: Counter) -> u64 {
-    Region::shared_at(SHARED.load(SeqCst), PAGE).atomic(counter as usize * 8).load(SeqCst)
-}
-
-fn add(counter: Counter) {
-    let shared = Region::shared_at(SHARED.load(SeqCst), PAGE);
-    shared.atomic(counter as usize * 8).fetch_add(1, SeqCst);
-}
-
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad);
+    Counter::Bad.add(1);
     println!("deliver: BAD: pid {}: {}", sys::getpid(), Text::<300>::of(args).as_str());
 }
 
@@ -95,7 +83,7 @@ fn work(args: Args) -> Result<i32> {
         "deliver: seed={} procs={procs} threads={threads} rounds={rounds}",
         args.number(c"--seed", 1)
     );
-    SHARED.store(Region::map_shared(PAGE)?.addr(), SeqCst);
+    COUNTERS.map()?;
     ROUNDS.store(rounds as usize, SeqCst);
     let fd = sys::open(c"deliver-file", sys::O_RDWR | sys::O_CREAT | sys::O_TRUNC, 0o600)?;
     sys::pwrite(fd, &[0x55; 8192], 0)?;
@@ -122,24 +110,24 @@ fn work(args: Args) -> Result<i32> {
     }
     println!(
         "deliver: requests={} lists={} canceled={} refused={} early={}",
-        counter(Counter::Requests),
-        counter(Counter::Lists),
-        counter(Counter::Canceled),
-        counter(Counter::Refused),
-        counter(Counter::Early),
+        Counter::Requests.get(),
+        Counter::Lists.get(),
+        Counter::Canceled.get(),
+        Counter::Refused.get(),
+        Counter::Early.get(),
     );
     let rise = served_before.zip(served()).map(|(before, after)| after.wrapping_sub(before));
     println!(
         "deliver: events={} to-thread={} to-process={} bad={} served={} ms={}",
-        counter(Counter::Events),
-        counter(Counter::ThreadSignals),
-        counter(Counter::ProcessSignals),
-        counter(Counter::Bad),
+        Counter::Events.get(),
+        Counter::ThreadSignals.get(),
+        Counter::ProcessSignals.get(),
+        Counter::Bad.get(),
         Maybe(rise),
         ms_since(start),
     );
-    println!("deliver: {}", if counter(Counter::Bad) == 0 { "ok" } else { "FAILED" });
-    Ok(i32::from(counter(Counter::Bad) > 0))
+    println!("deliver: {}", if Counter::Bad.get() == 0 { "ok" } else { "FAILED" });
+    Ok(i32::from(Counter::Bad.get() > 0))
 }
 
 fn process(threads: usize, rng: &mut Rng) -> Result<i32> {
@@ -221,7 +209,8 @@ fn take_signals(set: Set, mut timeout: Timespec) -> bool {
         if info.code != SI_ASYNCIO {
             bad(format_args!("a signal of another kind: {info:?}"));
         }
-        add(if info.signo == TO_THREAD { Counter::ThreadSignals } else { Counter::ProcessSignals });
+        let to_thread = info.signo == TO_THREAD;
+        if to_thread { Counter::ThreadSignals } else { Counter::ProcessSignals }.add(1);
         told(info.value);
         timeout = Timespec::default();
         any = true;
@@ -283,7 +272,7 @@ impl Worker {
             }
             self.collect_rest();
             self.nothing_is_left();
-            if counter(Counter::Bad) > 0 {
+            if Counter::Bad.get() > 0 {
                 return Ok(());
             }
         }
@@ -329,8 +318,8 @@ impl Worker {
             let call = if write { aio::write } else { aio::read };
             // Told of from here on, maybe before the call returns.
             match call(block.addr()) {
-                Ok(()) if good => add(Counter::Requests),
-                Err(EBADF | EINVAL) if !good => add(Counter::Refused),
+                Ok(()) if good => Counter::Requests.add(1),
+                Err(EBADF | EINVAL) if !good => Counter::Refused.add(1),
                 other => bad(format_args!("a request ({good}): {other:?}")),
             }
             slot += 1;
@@ -351,8 +340,8 @@ impl Worker {
                 count += 1;
             }
             match (good, self.slots[slot].live) {
-                (_, true) => add(Counter::Requests),
-                (false, _) => add(Counter::Refused),
+                (_, true) => Counter::Requests.add(1),
+                (false, _) => Counter::Refused.add(1),
                 _ => {}
             }
         }
@@ -367,7 +356,7 @@ impl Worker {
         self.slots[list] = Slot { way, live: tells, ..EMPTY };
         let sig = self.memory.part(list * 1024, size_of::<Sigevent>());
         sig.put(0, self.sigevent(list, way));
-        add(Counter::Lists);
+        Counter::Lists.add(1);
         let wanted = if all_good { Ok(()) } else { Err(EIO) };
         let result = aio::listio(mode, entries.addr(), count as i32, sig.addr());
         if result != wanted {
@@ -391,7 +380,7 @@ impl Worker {
         match aio::return_(self.block(slot).addr()) {
             Ok(64) if !fault => {}
             Err(EFAULT) if fault => {}
-            Err(ECANCELED) => add(Counter::Canceled),
+            Err(ECANCELED) => Counter::Canceled.add(1),
             other => bad(format_args!("slot {slot}: aio_return: {other:?}")),
         }
     }
@@ -424,7 +413,7 @@ impl Worker {
                 bad(format_args!("slot {slot}, {way:?}, is told of after it was collected"));
             }
             self.slots[slot].early = true;
-            add(Counter::Early);
+            Counter::Early.add(1);
         }
         true
     }
@@ -445,7 +434,7 @@ impl Worker {
             if event.filter != filter || event.ident != ident {
                 bad(format_args!("an event of another: {event:?}"));
             }
-            add(Counter::Events);
+            Counter::Events.add(1);
             told(event.udata);
         }
     }

@@ -2,11 +2,12 @@
 //! Processes that read, write, cancel, shut down, close and end with requests in flight on many
 //! sockets at once; what comes out of a stream is checked against what went in, to the byte.
 //!
-//! `storm [--pipes] [--procs 4] [--requests 200000] [--each 400] [--seed 1]`: each process has eight
-//! pairs of sockets of every kind to itself, 64 sockets for four processes, shares two pairs with all
-//! others, and makes `--each` requests at least, five times as many at most. With `--pipes` all are
-//! pipes, which have two directions too, `vfs.aio.rs.park` is set meanwhile, and two more processes
-//! read and write the shared ones with calls that wait.
+//! `storm [--pipes] [--procs 4] [--requests 200000] [--each 400] [--seed 1] [--own-stack]`: each
+//! process has eight pairs of sockets of every kind to itself, 64 sockets for four processes, shares
+//! two pairs with all others, and makes `--each` requests at least, five times as many at most. With
+//! `--pipes` all are pipes, which have two directions too, `vfs.aio.rs.park` is set meanwhile, and two more processes
+//! read and write the shared ones with calls that wait. With `--own-stack` all of it is in a jail with
+//! a network stack of its own; where there are no such jails, the exit status is 77.
 //! What a process tries depends on its seed only; what happens meanwhile does not. It exits 1 when
 //! data was wrong, a request ended in an error without a cause, or nothing moved for two minutes.
 //!
@@ -16,9 +17,10 @@
 #![deny(unsafe_code)]
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use guest::aio::{self, Cb};
-use guest::errno::{EAGAIN, ECANCELED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE};
+use guest::errno::{
+    EAGAIN, ECANCELED, ECONNRESET, EINVAL, ENOBUFS, ENOSYS, ENOTCONN, EPERM, EPIPE,
+};
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use guest::rng::Rng;
@@ -43,9 +45,8 @@ const SHARED: usize = 2;
 const HANG_MS: u64 = 120_000;
 const PROCS: usize = 16;
 
-/// Words that all processes share.
-#[derive(Clone, Copy)]
-enum Counter {
+// Words that all processes share.
+guest::counters! {
     Accepted,
     Done,
     Canceled,
@@ -57,22 +58,8 @@ enum Counter {
     Bad,
 }
 
-static COUNTERS: AtomicUsize = AtomicUsize::new(0);
-
-fn shared() -> Region {
-    Region::shared_at(COUNTERS.load(SeqCst), 4096)
-}
-
-fn add(which: Counter, count: u64) {
-    shared().atomic(which as usize * 8).fetch_add(count, SeqCst);
-}
-
-fn get(which: Counter) -> u64 {
-    shared().atomic(which as usize * 8).load(SeqCst)
-}
-
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad, 1);
+    Counter::Bad.add(1);
     println!("storm: pid {}: {args}", sys::getpid());
 }
 
@@ -248,12 +235,12 @@ impl Work {
         match submitted {
             Ok(()) => {}
             Err(EAGAIN) => {
-                add(Counter::Again, 1);
+                Counter::Again.add(1);
                 return self.reap_some();
             }
             Err(error) => return bad(format_args!("a request on {kind:?}: {error}")),
         }
-        add(Counter::Accepted, 1);
+        Counter::Accepted.add(1);
         self.left = self.left.saturating_sub(1);
         self.slots[slot] = Slot { state: State::Flying, fd, pair, writes, letter, len, seen: 0 };
         if pair < PAIRS && kind.is_stream() {
@@ -278,7 +265,7 @@ impl Work {
         if state != State::Flying {
             return bad(format_args!("slot {slot} finished twice"));
         }
-        add(Counter::Done, 1);
+        Counter::Done.add(1);
         let count = match result {
             Ok(count) => usize::try_from(count).unwrap_or(usize::MAX),
             Err(error) => {
@@ -290,9 +277,9 @@ impl Work {
             bad(format_args!("{count} of {len} bytes"));
         }
         if count < len {
-            add(Counter::Short, 1);
+            Counter::Short.add(1);
         }
-        add(Counter::Bytes, count as u64);
+        Counter::Bytes.add(count as u64);
         let kind = self.pairs[pair].kind;
         if !writes {
             self.check_letters(slot, count);
@@ -311,7 +298,7 @@ impl Work {
         let Pair { kind, broken, .. } = self.pairs[pair];
         let fine = match error {
             ECANCELED => {
-                add(Counter::Canceled, 1);
+                Counter::Canceled.add(1);
                 true
             }
             EPIPE | ENOTCONN | ECONNRESET => broken,
@@ -436,7 +423,7 @@ impl Work {
 
     /// Shuts a pair down with what is in flight on it, waits for that, and makes a new one.
     fn replace(&mut self, pair: usize) {
-        add(Counter::Shutdowns, 1);
+        Counter::Shutdowns.add(1);
         self.pairs[pair].broken = true;
         for end in self.pairs[pair].ends {
             let _ = net::shutdown(end, net::SHUT_RDWR);
@@ -502,7 +489,7 @@ impl Work {
         while self.left > 0 {
             self.step();
         }
-        add(Counter::Ends, 1);
+        Counter::Ends.add(1);
         match end {
             End::Exit => 0,
             End::Killed => {
@@ -615,7 +602,13 @@ fn supervise(args: Args) -> Result<i32> {
     let requests = args.number(c"--requests", 200_000);
     let least = args.number(c"--each", 400).max(1);
     let seed = args.number(c"--seed", 1);
-    COUNTERS.store(Region::map_shared(4096)?.addr(), SeqCst);
+    if args.has(c"--own-stack")
+        && let Err(error @ (EPERM | EINVAL | ENOSYS)) = net::own_stack()
+    {
+        println!("storm: no network stack to be had: {error}");
+        return Ok(77);
+    }
+    COUNTERS.map()?;
     let pipes = args.has(c"--pipes");
     let _parked = if pipes { Some(Setting::new("vfs.aio.rs.park", 1)?) } else { None };
     let kind = if pipes { Kind::Pipe } else { Kind::Local };
@@ -630,7 +623,7 @@ fn supervise(args: Args) -> Result<i32> {
     let (mut number, mut moved, mut last) = (0, now(), 0);
     let start = now();
     loop {
-        let more = get(Counter::Accepted) < requests;
+        let more = Counter::Accepted.get() < requests;
         for pid in &mut pids[..procs] {
             if *pid == 0 && more {
                 number += 1;
@@ -656,7 +649,7 @@ fn supervise(args: Args) -> Result<i32> {
                 }
             }
         }
-        let total = get(Counter::Accepted) + get(Counter::Done) + get(Counter::Ends);
+        let total = Counter::Accepted.get() + Counter::Done.get() + Counter::Ends.get();
         if total != last {
             (last, moved) = (total, now());
         }
@@ -680,16 +673,16 @@ fn supervise(args: Args) -> Result<i32> {
     println!(
         "storm: seed {seed} procs {procs} ends {number} accepted {} done {} cancelled {} short {} \
          bytes {} again {} shutdowns {} served {} bad {} ms {}",
-        get(Counter::Accepted),
-        get(Counter::Done),
-        get(Counter::Canceled),
-        get(Counter::Short),
-        get(Counter::Bytes),
-        get(Counter::Again),
-        get(Counter::Shutdowns),
+        Counter::Accepted.get(),
+        Counter::Done.get(),
+        Counter::Canceled.get(),
+        Counter::Short.get(),
+        Counter::Bytes.get(),
+        Counter::Again.get(),
+        Counter::Shutdowns.get(),
         Maybe(served),
-        get(Counter::Bad),
+        Counter::Bad.get(),
         ms_since(start),
     );
-    Ok(i32::from(get(Counter::Bad) > 0))
+    Ok(i32::from(Counter::Bad.get() > 0))
 }

@@ -48,9 +48,8 @@ const PROCS: usize = 64;
 
 guest::program!(run);
 
-/// Counters that all processes share, in a file so that they outlive an exec.
-#[derive(Clone, Copy)]
-enum Counter {
+// Counters that all processes share, in a file so that they outlive an exec.
+guest::counters! {
     Accepted,
     Completed,
     Canceled,
@@ -64,34 +63,17 @@ enum Counter {
     Seed,
 }
 
-/// The counters, and after them each process's requests of this generation.
-static SHARED: AtomicUsize = AtomicUsize::new(0);
+/// Where the words of each process's requests of this generation begin, after those.
 const PER_PROC: usize = 128;
-
-fn shared() -> Region {
-    Region::shared_at(SHARED.load(SeqCst), 4096)
-}
-
-fn add(counter: Counter) {
-    shared().atomic(counter as usize * 8).fetch_add(1, SeqCst);
-}
-
-fn get(counter: Counter) -> u64 {
-    shared().atomic(counter as usize * 8).load(SeqCst)
-}
-
-fn put(counter: Counter, value: u64) {
-    shared().atomic(counter as usize * 8).store(value, SeqCst);
-}
 
 /// Requests that a process made in its generation.
 fn made(proc: usize) -> u64 {
-    shared().atomic((PER_PROC + proc) * 8).load(SeqCst)
+    COUNTERS.get(PER_PROC + proc)
 }
 
 /// Reports something that must not happen.
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad);
+    Counter::Bad.add(1);
     println!("stress: BAD: pid {}: {}", sys::getpid(), Text::<300>::of(args).as_str());
 }
 
@@ -139,14 +121,6 @@ fn run(args: Args) -> i32 {
     })
 }
 
-fn map_counters(flags: i32) -> Result<()> {
-    let fd = sys::open(c"counters", sys::O_RDWR | flags, 0o600)?;
-    sys::ftruncate(fd, 4096)?;
-    let at = sys::mmap(4096, sys::PROT_READ | sys::PROT_WRITE, sys::MAP_SHARED, fd)?;
-    SHARED.store(at, SeqCst);
-    sys::close(fd)
-}
-
 /// The byte of the unchanging file at an offset.
 fn data_word(offset: u64) -> u64 {
     mix(offset / 8)
@@ -178,9 +152,9 @@ fn supervise(args: Args) -> Result<i32> {
     let seed = args.number(c"--seed", 1);
     let disk = args.value(c"--disk");
     let life = args.number(c"--life", 900).max(1);
-    map_counters(sys::O_CREAT | sys::O_TRUNC)?;
+    COUNTERS.map_file(c"counters", sys::O_CREAT | sys::O_TRUNC)?;
     make_data()?;
-    put(Counter::Seed, seed);
+    Counter::Seed.put(seed);
     println!("stress: seed={seed} procs={procs} threads={threads} requests={target}");
     let (queued, served_before, start) = (sysctl::get("vfs.aio.num_queue_count"), served(), now());
     let mut table: [Option<Process>; PROCS] = [None; PROCS];
@@ -188,8 +162,8 @@ fn supervise(args: Args) -> Result<i32> {
     let (mut generations, mut killed, mut ended) = (0u64, 0u64, 0u64);
     let (mut last, mut moved, mut shown) = (0, now(), 0);
     loop {
-        let stop = get(Counter::Accepted) >= target || get(Counter::Bad) > 0;
-        put(Counter::Stop, u64::from(stop));
+        let stop = Counter::Accepted.get() >= target || Counter::Bad.get() > 0;
+        Counter::Stop.put(u64::from(stop));
         for proc in 0..procs {
             match table[proc] {
                 None if !stop => {
@@ -225,7 +199,7 @@ fn supervise(args: Args) -> Result<i32> {
             break;
         }
         // An ended process moves things too.
-        let count = get(Counter::Accepted) + ended + killed;
+        let count = Counter::Accepted.get() + ended + killed;
         if count != last {
             (last, moved) = (count, now());
         } else if ms_since(moved) > HANG_MS {
@@ -239,10 +213,10 @@ fn supervise(args: Args) -> Result<i32> {
             });
             return Ok(1);
         }
-        let tenths = get(Counter::Accepted) * 10 / target.max(1);
+        let tenths = Counter::Accepted.get() * 10 / target.max(1);
         if tenths > shown {
             shown = tenths;
-            println!("stress: {} of {target} requests", get(Counter::Accepted));
+            println!("stress: {} of {target} requests", Counter::Accepted.get());
         }
         sleep_ms(5);
     }
@@ -254,18 +228,18 @@ fn supervise(args: Args) -> Result<i32> {
     let rise = served_before.zip(served()).map(|(before, after)| after.wrapping_sub(before));
     println!(
         "stress: requests={} completed={} canceled={} faulted={} refused={} again={}",
-        get(Counter::Accepted),
-        get(Counter::Completed),
-        get(Counter::Canceled),
-        get(Counter::Faulted),
-        get(Counter::Refused),
-        get(Counter::Again),
+        Counter::Accepted.get(),
+        Counter::Completed.get(),
+        Counter::Canceled.get(),
+        Counter::Faulted.get(),
+        Counter::Refused.get(),
+        Counter::Again.get(),
     );
     println!(
         "stress: generations={generations} ended={ended} killed={killed} execs={} forks={} bad={} served={} ms={}",
-        get(Counter::Execs),
-        get(Counter::Forks),
-        get(Counter::Bad),
+        Counter::Execs.get(),
+        Counter::Forks.get(),
+        Counter::Bad.get(),
         Maybe(rise),
         ms_since(start),
     );
@@ -273,8 +247,8 @@ fn supervise(args: Args) -> Result<i32> {
     if after != queued && !args.has(c"--beside") {
         bad(format_args!("requests queued: {} before and {} after", Maybe(queued), Maybe(after)));
     }
-    println!("stress: {}", if get(Counter::Bad) == 0 { "ok" } else { "FAILED" });
-    Ok(i32::from(get(Counter::Bad) > 0))
+    println!("stress: {}", if Counter::Bad.get() == 0 { "ok" } else { "FAILED" });
+    Ok(i32::from(Counter::Bad.get() > 0))
 }
 
 fn start_one(
@@ -285,7 +259,7 @@ fn start_one(
     life: u64,
     disk: Option<&CStr>,
 ) -> Result<Process> {
-    shared().atomic((PER_PROC + proc) * 8).store(0, SeqCst);
+    COUNTERS.put(PER_PROC + proc, 0);
     let generation = Generation::new(seed, proc, number, life);
     let kill_at = (generation.end == End::Killed).then_some(generation.budget);
     match sys::fork()? {
@@ -298,14 +272,14 @@ fn start_one(
 
 /// The program after an exec: one more generation, which is drained.
 fn again(args: Args) -> Result<i32> {
-    map_counters(0)?;
+    COUNTERS.map_file(c"counters", 0)?;
     let proc = args.number(c"--proc", 0) as usize;
     let number = args.number(c"--again", 0);
-    add(Counter::Execs);
-    let mut generation = Generation::new(get(Counter::Seed) ^ 0xec, proc, number, 1);
+    Counter::Execs.add(1);
+    let mut generation = Generation::new(Counter::Seed.get() ^ 0xec, proc, number, 1);
     generation.end = End::Drain;
     generation.budget = 100;
-    shared().atomic((PER_PROC + proc) * 8).store(0, SeqCst);
+    COUNTERS.put(PER_PROC + proc, 0);
     let threads = args.number(c"--threads", 1) as usize;
     generation_of(proc, threads, number, generation, args.value(c"--disk"))
 }
@@ -462,7 +436,7 @@ fn generation_of(
             look_at_all(fd, threads)?;
         }
         End::Exit => {}
-        End::Exec if get(Counter::Stop) == 0 => exec(proc, threads, number, disk)?,
+        End::Exec if Counter::Stop.get() == 0 => exec(proc, threads, number, disk)?,
         End::Exec => {}
     }
     Ok(0)
@@ -544,7 +518,7 @@ fn look_at_all(fd: i32, threads: usize) -> Result<()> {
 fn worker(index: usize) {
     let mut rng = Rng::new(COMMON.seeds[index].load(SeqCst));
     let proc = COMMON.proc.load(SeqCst);
-    while made(proc) < COMMON.budget.load(SeqCst) && get(Counter::Stop) == 0 {
+    while made(proc) < COMMON.budget.load(SeqCst) && Counter::Stop.get() == 0 {
         match rng.below(100) {
             0..58 => submit(index, &mut rng),
             58..78 => collect(index, &mut rng),
@@ -628,12 +602,12 @@ fn submit(index: usize, rng: &mut Rng) {
     };
     match result {
         Ok(()) => {
-            add(Counter::Accepted);
-            shared().atomic((PER_PROC + COMMON.proc.load(SeqCst)) * 8).fetch_add(1, SeqCst);
+            Counter::Accepted.add(1);
+            COUNTERS.add(PER_PROC + COMMON.proc.load(SeqCst), 1);
         }
         Err(error) => {
             if error == EAGAIN {
-                add(Counter::Again);
+                Counter::Again.add(1);
             } else {
                 bad(format_args!("submit: {error}"));
             }
@@ -660,10 +634,10 @@ fn finish(slot: usize, result: Result<i64>) {
     let kind = Kind::of(entry.kind.load(SeqCst));
     let len = entry.len.load(SeqCst) as usize;
     match (kind, result) {
-        (_, Err(ECANCELED)) => add(Counter::Canceled),
-        (Kind::Fault, Err(EFAULT)) => add(Counter::Faulted),
+        (_, Err(ECANCELED)) => Counter::Canceled.add(1),
+        (Kind::Fault, Err(EFAULT)) => Counter::Faulted.add(1),
         (Kind::ReadOwn | Kind::WriteOwn, Err(EIO)) if COMMON.base.load(SeqCst) != FILE => {
-            add(Counter::Faulted);
+            Counter::Faulted.add(1);
             let block = entry.block.load(SeqCst);
             let own = COMMON.own.load(SeqCst) as i32;
             if kind == Kind::WriteOwn && write_block(own, block, entry.tag.load(SeqCst)).is_err() {
@@ -671,7 +645,7 @@ fn finish(slot: usize, result: Result<i64>) {
             }
         }
         (Kind::ReadData | Kind::ReadOwn | Kind::WriteOwn, Ok(count)) if count == len as i64 => {
-            add(Counter::Completed);
+            Counter::Completed.add(1);
             if kind == Kind::WriteOwn {
                 TAG[entry.block.load(SeqCst)].store(entry.tag.load(SeqCst), SeqCst);
             } else {
@@ -796,7 +770,7 @@ fn refuse(rng: &mut Rng) {
     cb.set(request);
     match aio::read(addr) {
         // The limit is looked at first.
-        Err(error) if error == wanted || error == EAGAIN => add(Counter::Refused),
+        Err(error) if error == wanted || error == EAGAIN => Counter::Refused.add(1),
         other => bad(format_args!("a bad submission: {other:?}, not {wanted}")),
     }
     let _ = page.unmap();
@@ -807,7 +781,7 @@ fn fork(index: usize, rng: &mut Rng) {
     if !rng.one_in(4) {
         return;
     }
-    add(Counter::Forks);
+    Counter::Forks.add(1);
     let pid = match sys::fork() {
         Ok(Fork::Parent(pid)) => pid,
         Ok(Fork::Child) => sys::exit(i32::from(!child_is_right(index))),

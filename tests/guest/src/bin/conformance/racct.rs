@@ -5,9 +5,9 @@
 use crate::cases;
 use crate::check;
 use crate::disk::Disk;
-use crate::harness::{Must, Op, Outcome, Stop, Test, accepted, fail, same, skip};
+use crate::harness::{Must, Op, Outcome, Stop, Test, accepted, fail, refused, same, skip};
 use guest::aio;
-use guest::errno::ENOSYS;
+use guest::errno::{ENOMEM, ENOSYS};
 use guest::mem::PAGE;
 use guest::out::Text;
 use guest::{sys, sysctl};
@@ -20,6 +20,7 @@ cases! { "racct":
     writes_of_a_worker_are_charged_to_the_submitter
         differs "they are charged to the worker",
     locked_memory_is_charged,
+    locked_memory_stays_below_a_rule,
 }
 
 /// What this process has been charged of a resource.
@@ -99,16 +100,36 @@ fn writes_of_a_worker_are_charged_to_the_submitter(test: &Test) -> Outcome {
     })
 }
 
-fn locked_memory_is_charged(test: &Test) -> Outcome {
-    let before = charged("memorylocked")?;
-    let memory = test.buffer(8 * PAGE);
+/// Locks memory that is there.
+fn lock(test: &Test, pages: usize) -> Result<guest::Result<i64>, Stop> {
+    let memory = test.buffer(pages * PAGE);
     memory.fill(1);
     let cb = test.block();
     cb.set(aio::request(-1, 0, memory.addr(), memory.len()));
     aio::mlock(cb.addr()).must("aio_mlock")?;
     accepted();
-    same(test.collect(cb)?, Ok(0), "aio_mlock")?;
+    test.collect(cb)
+}
+
+fn locked_memory_is_charged(test: &Test) -> Outcome {
+    let before = charged("memorylocked")?;
+    same(lock(test, 8)?, Ok(0), "aio_mlock")?;
     let after = charged("memorylocked")?;
     check!(after == before + 8 * PAGE as u64, "memory locked went from {before} to {after}");
     Ok(())
+}
+
+fn locked_memory_stays_below_a_rule(test: &Test) -> Outcome {
+    let before = charged("memorylocked")?;
+    let most = before + 10 * PAGE as u64;
+    // It goes with the process.
+    let rule = Text::<64>::of(format_args!("process:{}:memorylocked:deny={most}", sys::getpid()));
+    sys::rctl_add_rule(rule.as_str()).must("rctl_add_rule")?;
+    for (pages, left) in [(8, 8), (2, 10)] {
+        refused(lock(test, 11)?, ENOMEM, "more than the rule allows")?;
+        same(lock(test, pages)?, Ok(0), "no more than it allows")?;
+        same(charged("memorylocked")?, before + left * PAGE as u64, "memory locked")?;
+    }
+    refused(lock(test, 1)?, ENOMEM, "another page")?;
+    same(charged("memorylocked")?, most, "memory locked in the end")
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Requests a disk takes as they are: the bytes, where, how many, and what is told of it.
 
-use crate::device::{Gauges, Md, Nop, fill, only_ours, put_pattern};
-use crate::harness::{Must, OPS, Op, Outcome, Test, holds_pattern, refused, same};
+use crate::device::{Gauges, Md, Nop, only_ours, put_pattern};
+use crate::harness::{Must, OPS, Op, Outcome, Stop, Test, holds_pattern, refused, same};
 use crate::{cases, check};
 use guest::aio::{self, AIO_NOTCANCELED, Sigevent};
 use guest::errno::{EAGAIN, EFAULT, EINPROGRESS, EIO};
@@ -268,13 +268,8 @@ fn blocks_are_charged_to_who_collects(test: &Test) -> Outcome {
 }
 
 /// A disk whose requests take so long that one is in flight when the next call is made.
-fn slow(ms: u32) -> Result<(Md, Nop, i32), crate::harness::Stop> {
-    let md = Md::new(SIZE, 512)?;
-    let fd = md.open(sys::O_RDWR)?;
-    fill(fd, SIZE)?;
-    sys::close(fd).must("close")?;
-    let nop = Nop::before(&md)?;
-    let fd = nop.open(sys::O_RDWR)?;
+fn slow(ms: u32) -> Result<(Md, Nop, i32), Stop> {
+    let (md, nop, fd) = Nop::patterned(SIZE)?;
     nop.delay_ms(ms)?;
     Ok((md, nop, fd))
 }

@@ -144,6 +144,15 @@ impl Nop {
         Ok(Nop { path: Path::of(format_args!("{path}.nop")) })
     }
 
+    /// Puts one before a new memory disk that holds the pattern, and opens it.
+    pub fn patterned(bytes: usize) -> Result<(Md, Nop, i32), Stop> {
+        let (md, fd) = Md::patterned(bytes)?;
+        sys::close(fd).must("close")?;
+        let nop = Nop::before(&md)?;
+        let fd = nop.open(sys::O_RDWR)?;
+        Ok((md, nop, fd))
+    }
+
     /// Has it delay every request.
     pub fn delay_ms(&self, ms: u32) -> Result<(), Stop> {
         let ms = Path::of(format_args!("{ms}"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Disks that fail or go, and processes that leave while a disk works for them.
 
-use crate::device::{Gauges, Md, Nop, fill};
+use crate::device::{Gauges, Md, Nop};
 use crate::harness::{Must, Op, Outcome, Stop, Test, holds_pattern, refused, same};
 use crate::{cases, check};
 use guest::errno::{EIO, ENXIO};
@@ -20,18 +20,8 @@ cases! { "trouble":
 
 const SIZE: usize = 4 << 20;
 
-fn faulty() -> Result<(Md, Nop, i32), Stop> {
-    let md = Md::new(SIZE, 512)?;
-    let fd = md.open(sys::O_RDWR)?;
-    fill(fd, SIZE)?;
-    sys::close(fd).must("close")?;
-    let nop = Nop::before(&md)?;
-    let fd = nop.open(sys::O_RDWR)?;
-    Ok((md, nop, fd))
-}
-
 fn an_error_is_the_requests(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     nop.fail_percent(100, 100)?;
     for op in crate::harness::OPS {
@@ -47,7 +37,7 @@ fn an_error_is_the_requests(test: &Test) -> Outcome {
 }
 
 fn one_failed_piece_fails_the_vector(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     nop.fail_percent(30, 0)?;
     let buffer = test.buffer(16_384);
@@ -70,7 +60,7 @@ fn one_failed_piece_fails_the_vector(test: &Test) -> Outcome {
 }
 
 fn a_disk_may_go_with_requests_in_flight(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     nop.delay_ms(500)?;
     let cbs = [0; 8].map(|_| test.request(Op::Read, fd, 4096, &test.buffer(4096)));
@@ -137,7 +127,7 @@ fn is_closed(nop: &Nop) -> Outcome {
 }
 
 fn exit_waits_and_leaves_the_disk_closed(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     sys::close(fd).must("close")?;
     nop.delay_ms(300)?;
@@ -149,7 +139,7 @@ fn exit_waits_and_leaves_the_disk_closed(test: &Test) -> Outcome {
 }
 
 fn a_killed_process_leaves_the_disk_closed(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     sys::close(fd).must("close")?;
     nop.delay_ms(300)?;
@@ -171,7 +161,7 @@ fn a_killed_process_leaves_the_disk_closed(test: &Test) -> Outcome {
 }
 
 fn exec_waits_and_leaves_nothing(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     let before = Gauges::now();
     sys::close(fd).must("close")?;
     nop.delay_ms(300)?;
@@ -189,7 +179,7 @@ fn exec_waits_and_leaves_nothing(test: &Test) -> Outcome {
 }
 
 fn threads_may_close_the_descriptor_meanwhile(test: &Test) -> Outcome {
-    let (_md, nop, fd) = faulty()?;
+    let (_md, nop, fd) = Nop::patterned(SIZE)?;
     nop.delay_ms(200)?;
     for _ in 0..5 {
         let other = nop.open(sys::O_RDWR)?;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Small cases: one or two pipes, few requests.
 
-use crate::harness::{
-    Must, Op, Outcome, Stop, Test, fail, holds_pattern, pattern, refused, same, skip,
+use crate::ends::{
+    self, Ends, LARGE, cancelled, fill_up, patterned, read, set_blocking, settle, take, take_from,
+    waits, write,
 };
-use crate::{cases, check};
-use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
-use guest::errno::{EAGAIN, ECANCELED, EFAULT, EINPROGRESS, EOPNOTSUPP, EPIPE};
+use crate::harness::{Must, Op, Outcome, Stop, Test, fail, holds_pattern, refused, same, skip};
+use crate::{cases, check, on_ends};
+use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED};
+use guest::errno::{EAGAIN, EFAULT, EINPROGRESS, EOPNOTSUPP, EPIPE};
 use guest::mem::Region;
 use guest::sys::{self, Ended};
 use guest::sysctl::{self, Setting};
@@ -64,14 +66,44 @@ pub fn allow(test: &Test) -> Result<Setting, Stop> {
     }
 }
 
-/// A reading and a writing end.
-type Ends = (i32, i32);
-
 /// Runs a check on a pipe, and on a FIFO.
 fn each(test: &Test, check: impl Fn(&Test, Ends) -> Outcome) -> Outcome {
     let _allowed = allow(test)?;
     check(test, sys::pipe().must("pipe")?)?;
     check(test, fifo(test, c"fifo")?)
+}
+
+/// What other requests of a case, that are to go through, are made on.
+pub fn of_own() -> Result<Ends, Stop> {
+    sys::pipe().must("pipe")
+}
+
+on_ends! { each:
+    a_read_gets_what_is_there,
+    a_read_waits_for_data,
+    the_end_gives_0,
+    a_blocking_write_sends_everything,
+    a_vectored_blocking_write_sends_everything,
+    a_nonblocking_write_may_be_short,
+    a_nonblocking_read_waits_all_the_same,
+    reads_are_served_in_order,
+    writes_are_served_in_order,
+    one_of_many_is_cancelled,
+    what_waits_behind_a_cancelled_request_goes_on,
+}
+
+fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
+    let _allowed = allow(test)?;
+    let ((one, _a), (other, _b)) = (sys::pipe().must("pipe")?, fifo(test, c"fifo")?);
+    ends::all_of_one_are_cancelled(test, one, other)
+}
+
+/// A FIFO opened for both has both directions; so has each end of a pipe, of which the other end is
+/// full then.
+fn both_directions_are_cancelled_together(test: &Test) -> Outcome {
+    let _allowed = allow(test)?;
+    let (one, _two) = sys::pipe().must("pipe")?;
+    ends::both_ways_of_one_are_cancelled(test, one)
 }
 
 fn fifo(test: &Test, path: &core::ffi::CStr) -> Result<Ends, Stop> {
@@ -84,98 +116,9 @@ fn fifo(test: &Test, path: &core::ffi::CStr) -> Result<Ends, Stop> {
     Ok((from, to))
 }
 
-fn set_blocking(fd: i32) -> Outcome {
-    // fcntl(2), F_SETFL.
-    sys::call(92, [fd as usize, 4, 0, 0, 0, 0]).must("fcntl")?;
-    Ok(())
-}
-
 fn flags(fd: i32) -> Result<usize, Stop> {
     // fcntl(2), F_GETFL.
     sys::call(92, [fd as usize, 3, 0, 0, 0, 0]).must("fcntl")
-}
-
-fn read(test: &Test, fd: i32, len: usize) -> Result<(Cb, Region), Stop> {
-    let buffer = test.buffer(len.max(1)).part(0, len);
-    let cb = test.request(Op::Read, fd, 0, &buffer);
-    test.submit(Op::Read, cb)?;
-    Ok((cb, buffer))
-}
-
-fn write(test: &Test, fd: i32, buffer: &Region) -> Result<Cb, Stop> {
-    let cb = test.request(Op::Write, fd, 0, buffer);
-    test.submit(Op::Write, cb)?;
-    Ok(cb)
-}
-
-/// A buffer with the pattern of a file from an offset on.
-fn patterned(test: &Test, len: usize, offset: usize) -> Region {
-    let buffer = test.buffer(len);
-    let mut bytes = [0u8; 512];
-    for start in (0..len).step_by(512) {
-        let count = (len - start).min(512);
-        for (index, byte) in bytes[..count].iter_mut().enumerate() {
-            *byte = pattern(offset + start + index);
-        }
-        buffer.write(start, &bytes[..count]);
-    }
-    buffer
-}
-
-/// Lets whatever is to happen happen: requests on a pipe of its own go through.
-fn settle(test: &Test) -> Outcome {
-    let (from, to) = sys::pipe().must("pipe")?;
-    for _ in 0..3 {
-        let (cb, _) = read(test, from, 1)?;
-        sys::write(to, b"x").must("write")?;
-        same(test.collect(cb)?, Ok(1), "another request")?;
-    }
-    sys::close(from).must("close")?;
-    sys::close(to).must("close")
-}
-
-fn waits(test: &Test, cb: Cb, what: &str) -> Outcome {
-    settle(test)?;
-    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), what)
-}
-
-fn cancelled(cb: Cb) -> Outcome {
-    same(aio::error(cb.addr()), Ok(ECANCELED.0), "aio_error")?;
-    refused(aio::return_(cb.addr()), ECANCELED, "aio_return")
-}
-
-/// Reads so many bytes, which are the pattern from an offset on.
-fn take_from(fd: i32, offset: usize, len: usize) -> Outcome {
-    let mut bytes = [0u8; 4096];
-    let mut done = 0;
-    while done < len {
-        let wanted = (len - done).min(bytes.len());
-        let count = sys::read(fd, &mut bytes[..wanted]).must("read")?;
-        check!(count > 0, "the end after {done} of {len} bytes");
-        for (index, &byte) in bytes[..count].iter().enumerate() {
-            let at = offset + done + index;
-            check!(byte == pattern(at), "byte {at} is wrong");
-        }
-        done += count;
-    }
-    Ok(())
-}
-
-fn take(fd: i32, len: usize) -> Outcome {
-    take_from(fd, 0, len)
-}
-
-/// Writes zeroes until there is no room; returns how many.
-fn fill_up(fd: i32) -> Result<usize, Stop> {
-    sys::set_nonblocking(fd).must("fcntl")?;
-    let mut all = 0;
-    for size in [4096, 512, 1] {
-        while let Ok(count) = sys::write(fd, &[0; 4096][..size]) {
-            all += count;
-        }
-    }
-    set_blocking(fd)?;
-    Ok(all)
 }
 
 /// Reads so many bytes away.
@@ -190,8 +133,6 @@ fn drain(fd: i32, mut len: usize) -> Outcome {
     Ok(())
 }
 
-const LARGE: usize = 1 << 20;
-
 fn is_refused_by_default(test: &Test) -> Outcome {
     let (from, to) = sys::pipe().must("pipe")?;
     let ends = [(from, to), fifo(test, c"fifo")?];
@@ -204,29 +145,6 @@ fn is_refused_by_default(test: &Test) -> Outcome {
     Ok(())
 }
 
-fn a_read_gets_what_is_there(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        sys::write(to, b"hello").must("write")?;
-        let (cb, buffer) = read(test, from, 100)?;
-        same(test.collect(cb)?, Ok(5), "a read")?;
-        let mut bytes = [0; 5];
-        buffer.read(0, &mut bytes);
-        same(&bytes, b"hello", "what was read")
-    })
-}
-
-fn a_read_waits_for_data(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let (cb, buffer) = read(test, from, 100)?;
-        waits(test, cb, "a read without data")?;
-        sys::write(to, b"xy").must("write")?;
-        same(test.collect(cb)?, Ok(2), "a read")?;
-        let mut bytes = [0; 2];
-        buffer.read(0, &mut bytes);
-        same(&bytes, b"xy", "what was read")
-    })
-}
-
 fn a_read_of_nothing_takes_nothing(test: &Test) -> Outcome {
     each(test, |test, (from, to)| {
         let (cb, _) = read(test, from, 0)?;
@@ -236,19 +154,6 @@ fn a_read_of_nothing_takes_nothing(test: &Test) -> Outcome {
         same(test.collect(cb)?, Ok(0), "a read of 0 bytes")?;
         let (cb, _) = read(test, from, 100)?;
         same(test.collect(cb)?, Ok(5), "a read")
-    })
-}
-
-fn the_end_gives_0(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let (first, _) = read(test, from, 10)?;
-        let (second, _) = read(test, from, 10)?;
-        settle(test)?;
-        sys::close(to).must("close")?;
-        same(test.collect(first)?, Ok(0), "a read that waited")?;
-        same(test.collect(second)?, Ok(0), "another")?;
-        let (third, _) = read(test, from, 10)?;
-        same(test.collect(third)?, Ok(0), "a read after the end")
     })
 }
 
@@ -268,59 +173,6 @@ fn a_writer_may_come_back(test: &Test) -> Outcome {
     waits(test, cb, "a read without data")?;
     same(sys::write(to, b"defg"), Ok(4), "write")?;
     same(test.collect(cb)?, Ok(4), "a read after the end")
-}
-
-fn a_blocking_write_sends_everything(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let cb = write(test, to, &patterned(test, LARGE, 0))?;
-        take(from, LARGE)?;
-        same(test.collect(cb)?, Ok(LARGE as i64), "a write")
-    })
-}
-
-fn a_vectored_blocking_write_sends_everything(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let all = patterned(test, LARGE, 0);
-        // Pieces of odd lengths, some of them empty.
-        let mut pieces = [all.part(0, 0); 64];
-        let mut at = 0;
-        for (index, piece) in pieces.iter_mut().enumerate() {
-            let len = match index {
-                63 => LARGE - at,
-                _ if index % 7 == 3 => 0,
-                _ => (index * 1013) % 30_011,
-            };
-            *piece = all.part(at, len);
-            at += len;
-        }
-        let cb = test.vectored(to, 0, &pieces);
-        test.submit(Op::Writev, cb)?;
-        take(from, LARGE)?;
-        same(test.collect(cb)?, Ok(LARGE as i64), "a write")
-    })
-}
-
-fn a_nonblocking_write_may_be_short(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        sys::set_nonblocking(to).must("fcntl")?;
-        let cb = write(test, to, &patterned(test, LARGE, 0))?;
-        let done = match test.collect(cb)? {
-            Ok(done @ 1..) => done as usize,
-            other => return fail(format_args!("a write: {other:?}")),
-        };
-        check!(done < LARGE, "a write larger than the buffer was not short");
-        take(from, done)
-    })
-}
-
-fn a_nonblocking_read_waits_all_the_same(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        sys::set_nonblocking(from).must("fcntl")?;
-        let (cb, _) = read(test, from, 10)?;
-        waits(test, cb, "a read without data")?;
-        sys::write(to, b"xyz").must("write")?;
-        same(test.collect(cb)?, Ok(3), "a read")
-    })
 }
 
 fn an_open_files_flags_stay(test: &Test) -> Outcome {
@@ -396,38 +248,6 @@ fn a_list_of_pipes(test: &Test) -> Outcome {
     })
 }
 
-fn reads_are_served_in_order(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        const COUNT: usize = 100;
-        let mut reads = [None; COUNT];
-        for slot in &mut reads {
-            *slot = Some(read(test, from, 8)?);
-        }
-        let cb = write(test, to, &patterned(test, COUNT * 8, 0))?;
-        for (index, (cb, buffer)) in reads.iter().flatten().enumerate() {
-            same(test.collect(*cb)?, Ok(8), "a read")?;
-            holds_pattern(buffer, 8, index * 8)?;
-        }
-        same(test.collect(cb)?, Ok(COUNT as i64 * 8), "the write")
-    })
-}
-
-fn writes_are_served_in_order(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        const COUNT: usize = 60;
-        const EACH: usize = 10_000;
-        let mut writes = [None; COUNT];
-        for (index, slot) in writes.iter_mut().enumerate() {
-            *slot = Some(write(test, to, &patterned(test, EACH, index * EACH))?);
-        }
-        take(from, COUNT * EACH)?;
-        for cb in writes.iter().flatten() {
-            same(test.collect(*cb)?, Ok(EACH as i64), "a write")?;
-        }
-        Ok(())
-    })
-}
-
 fn a_parked_request_is_cancelled(test: &Test) -> Outcome {
     each(test, |test, (from, to)| {
         for round in 0..3 {
@@ -448,75 +268,6 @@ fn a_parked_request_is_cancelled(test: &Test) -> Outcome {
         sys::write(to, b"x").must("write")?;
         let (cb, _) = read(test, from, 10)?;
         same(test.collect(cb)?, Ok(1), "a read afterwards")
-    })
-}
-
-fn one_of_many_is_cancelled(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let mut reads = [None; 30];
-        for slot in &mut reads {
-            *slot = Some(read(test, from, 8)?);
-        }
-        settle(test)?;
-        for (index, (cb, _)) in reads.iter().flatten().enumerate() {
-            if index % 3 == 0 {
-                same(aio::cancel(from, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
-                cancelled(*cb)?;
-            }
-        }
-        let sender = write(test, to, &patterned(test, 20 * 8, 0))?;
-        let left = reads.iter().flatten().enumerate().filter(|(index, _)| index % 3 != 0);
-        for (at, (_, (cb, buffer))) in left.enumerate() {
-            same(test.collect(*cb)?, Ok(8), "a read")?;
-            holds_pattern(buffer, 8, at * 8)?;
-        }
-        same(test.collect(sender)?, Ok(160), "the write")
-    })
-}
-
-fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
-    let _allowed = allow(test)?;
-    let ((one, _a), (other, _b)) = (sys::pipe().must("pipe")?, fifo(test, c"fifo")?);
-    let mut reads = [None; 200];
-    for (index, slot) in reads.iter_mut().enumerate() {
-        let fd = if index % 2 == 0 { one } else { other };
-        *slot = Some(read(test, fd, 8)?.0);
-    }
-    settle(test)?;
-    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
-    for (index, cb) in reads.iter().flatten().enumerate() {
-        if index % 2 == 0 {
-            cancelled(*cb)?;
-        } else {
-            same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "the other descriptor's")?;
-        }
-    }
-    same(aio::cancel(one, 0), Ok(AIO_ALLDONE), "aio_cancel again")?;
-    same(aio::cancel(other, 0), Ok(AIO_CANCELED), "aio_cancel of the other")
-}
-
-/// A FIFO opened for both has both directions; so has each end of a pipe, of which the other end is
-/// full then.
-fn both_directions_are_cancelled_together(test: &Test) -> Outcome {
-    let _allowed = allow(test)?;
-    let (one, _two) = sys::pipe().must("pipe")?;
-    fill_up(one)?;
-    let (reader, _) = read(test, one, 8)?;
-    let writer = write(test, one, &test.buffer(100))?;
-    waits(test, writer, "a write without room")?;
-    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
-    cancelled(reader)?;
-    cancelled(writer)
-}
-
-fn what_waits_behind_a_cancelled_request_goes_on(test: &Test) -> Outcome {
-    each(test, |test, (from, to)| {
-        let (first, _) = read(test, from, 8)?;
-        let (second, _) = read(test, from, 8)?;
-        settle(test)?;
-        same(aio::cancel(from, first.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
-        sys::write(to, b"xy").must("write")?;
-        same(test.collect(second)?, Ok(2), "the second")
     })
 }
 

@@ -6,10 +6,15 @@
 #![deny(unsafe_code)]
 
 mod cases;
+#[macro_use]
+#[path = "../conformance/ends.rs"]
+mod ends;
 #[allow(dead_code)]
 #[path = "../conformance/harness.rs"]
 mod harness;
 mod many;
+#[path = "../conformance/thousands.rs"]
+mod thousands;
 
 use guest::Args;
 use harness::Case;

@@ -4,7 +4,7 @@
 //! No request outlives its step, so between two steps the process is in nobody's way, and may go
 //! from one engine to the other.
 
-use crate::{Counter, add, bad, get};
+use crate::{Counter, bad};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, Cb, LIO_NOWAIT, LIO_READ, LIO_WAIT, LIO_WRITE};
@@ -100,17 +100,17 @@ pub fn live(
     signal::block(Set::of(SIGRTMIN))?;
     let steps = 2 + life.rng.below(8);
     for _ in 0..steps {
-        while get(Counter::Calm) != 0 {
+        while Counter::Calm.get() != 0 {
             sleep_ms(1);
         }
-        if get(Counter::Stop) != 0 {
+        if Counter::Stop.get() != 0 {
             return Ok(0);
         }
         if let Err(why) = life.step() {
             bad(format_args!("seed {seed:#x}: {}", why.as_str()));
             return Ok(1);
         }
-        add(Counter::Steps, 1);
+        Counter::Steps.add(1);
         sleep_ms(life.rng.below(12));
     }
     if reborn {
@@ -225,7 +225,7 @@ impl Life {
                 called("submit", retried(|| if write { aio::write(cb) } else { aio::read(cb) }))?;
             }
         }
-        add(Counter::Requests, count as u64);
+        Counter::Requests.add(count as u64);
         match wait {
             Wait::Suspend | Wait::List | Wait::ListEvent => {}
             Wait::Complete => return self.complete(count),
@@ -385,7 +385,7 @@ impl Life {
                 other => fail!("a read of a socket: {state}, {other:?}"),
             }
         }
-        add(Counter::Requests, 2);
+        Counter::Requests.add(2);
         for at in 0..BLOCK / 8 {
             if reader.word(at * 8) != pattern(tag, at) {
                 fail!("word {at} from the socket is wrong");
@@ -426,7 +426,7 @@ impl Life {
             if done.cb != 0 || done.result != Err(EAGAIN) || early {
                 bad(format_args!("a waiter without requests: {done:?} after {slept} ms of {ms}"));
             }
-            add(Counter::Waits, 1);
+            Counter::Waits.add(1);
         }
         let ms = if self.rng.one_in(16) { 1_500 } else { 5 + self.rng.below(100) };
         WAIT_MS.store(ms, SeqCst);
@@ -466,7 +466,7 @@ impl Life {
             called("aio_write", retried(|| aio::write(cb.addr())))?;
             sleep_ms(self.rng.below(6));
         }
-        add(Counter::Requests, count);
+        Counter::Requests.add(count);
         other.join();
         Ok(())
     }
@@ -483,7 +483,7 @@ impl Life {
                 || if last { aio::fsync(sys::O_SYNC, cb.addr()) } else { aio::write(cb.addr()) };
             called("submit", retried(submit))?;
         }
-        add(Counter::Requests, count as u64 + 1);
+        Counter::Requests.add(count as u64 + 1);
         let state = self.wait_for(self.cb(count).addr())?;
         for index in 0..count {
             let cb = self.cb(index).addr();

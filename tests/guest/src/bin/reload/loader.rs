@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Who loads and unloads.
 
-use crate::{Counter, WITH_VALUE, add, bad, get, put};
+use crate::{Counter, WITH_VALUE, bad};
 use core::ffi::CStr;
 use guest::errno::EBUSY;
 use guest::out::Text;
@@ -32,17 +32,17 @@ pub fn run(args: Args) -> i32 {
     }
     let (start, mut before, mut shown) = (now(), None, 0);
     for turn in 0..reloads {
-        if get(Counter::Stop) != 0 || ms_since(start) > limit {
+        if Counter::Stop.get() != 0 || ms_since(start) > limit {
             break;
         }
         let Some(version) = once(&mut rng, modules[turn as usize % count]) else { return 1 };
         if before.is_some_and(|before: Version| before.as_bytes() != version.as_bytes()) {
-            add(Counter::Upgrades, 1);
+            Counter::Upgrades.add(1);
         }
         before = Some(version);
         if (turn + 1) * 10 / reloads > shown {
             shown = (turn + 1) * 10 / reloads;
-            println!("reload: {} of {reloads}, {} refused", turn + 1, get(Counter::Refused));
+            println!("reload: {} of {reloads}, {} refused", turn + 1, Counter::Refused.get());
         }
     }
     0
@@ -62,7 +62,7 @@ fn once(rng: &mut Rng, path: &CStr) -> Option<Version> {
     let loaded = now();
     let least = rng.below(40);
     let mut count = 0;
-    while get(Counter::Stop) == 0 && (ms_since(loaded) < least || count == 0) {
+    while Counter::Stop.get() == 0 && (ms_since(loaded) < least || count == 0) {
         if ms_since(loaded) > UNUSED_MS {
             break;
         }
@@ -82,10 +82,10 @@ fn once(rng: &mut Rng, path: &CStr) -> Option<Version> {
                 return None;
             }
         }
-        add(Counter::Refused, 1);
+        Counter::Refused.add(1);
         refused += 1;
         if refused == PATIENCE {
-            put(Counter::Calm, 1);
+            Counter::Calm.put(1);
         }
         if ms_since(asked) > REFUSED_MS {
             bad(format_args!("the unload was refused {refused} times"));
@@ -93,10 +93,10 @@ fn once(rng: &mut Rng, path: &CStr) -> Option<Version> {
         }
         sleep_ms(rng.below(4));
     }
-    put(Counter::Calm, 0);
-    add(Counter::Reloads, 1);
-    add(Counter::Used, u64::from(count > 0));
-    add(Counter::Served, count);
+    Counter::Calm.put(0);
+    Counter::Reloads.add(1);
+    Counter::Used.add(u64::from(count > 0));
+    Counter::Served.add(count);
     sleep_ms(rng.below(20));
     Some(Version::of(format_args!("{version}")))
 }

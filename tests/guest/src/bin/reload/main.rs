@@ -21,8 +21,6 @@ mod life;
 mod loader;
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use guest::mem::{PAGE, Region};
 use guest::out::Text;
 use guest::rng::mix;
 use guest::sys::{self, Ended, Fork};
@@ -33,13 +31,12 @@ use guest::{Args, Result, println};
 const PROCS: usize = 32;
 /// Nothing happening for so long is a hang.
 const HANG_MS: u64 = 120_000;
-const COUNTERS: &core::ffi::CStr = c"counters";
+const IN_FILE: &core::ffi::CStr = c"counters";
 
 guest::program!(run);
 
-/// What all processes count together, in a file so that it outlives an exec.
-#[derive(Clone, Copy)]
-enum Counter {
+// What all processes count together, in a file so that it outlives an exec.
+guest::counters! {
     /// Steps that were done, of either engine.
     Steps,
     Requests,
@@ -61,36 +58,10 @@ enum Counter {
     Upgrades,
 }
 
-static SHARED: AtomicUsize = AtomicUsize::new(0);
-
-fn shared() -> Region {
-    Region::shared_at(SHARED.load(SeqCst), PAGE)
-}
-
-fn add(counter: Counter, count: u64) {
-    shared().atomic(counter as usize * 8).fetch_add(count, SeqCst);
-}
-
-fn get(counter: Counter) -> u64 {
-    shared().atomic(counter as usize * 8).load(SeqCst)
-}
-
-fn put(counter: Counter, value: u64) {
-    shared().atomic(counter as usize * 8).store(value, SeqCst);
-}
-
 /// Reports something that must not happen.
 fn bad(args: fmt::Arguments<'_>) {
-    add(Counter::Bad, 1);
+    Counter::Bad.add(1);
     println!("reload: BAD: pid {}: {}", sys::getpid(), Text::<300>::of(args).as_str());
-}
-
-fn map_counters(flags: i32) -> Result<()> {
-    let fd = sys::open(COUNTERS, sys::O_RDWR | flags, 0o600)?;
-    sys::ftruncate(fd, PAGE as i64)?;
-    let at = sys::mmap(PAGE, sys::PROT_READ | sys::PROT_WRITE, sys::MAP_SHARED, fd)?;
-    SHARED.store(at, SeqCst);
-    sys::close(fd)
 }
 
 /// The options that have a value.
@@ -107,8 +78,8 @@ fn run(args: Args) -> i32 {
 
 /// A life that begins by exec.
 fn again(args: Args) -> Result<i32> {
-    map_counters(0)?;
-    add(Counter::Execs, 1);
+    COUNTERS.map_file(IN_FILE, 0)?;
+    Counter::Execs.add(1);
     let (slot, seed) = (args.number(c"--slot", 0), args.number(c"--life", 0));
     let disks = [args.value(c"--disk"), args.value(c"--raw")];
     life::live(slot as usize, seed, disks, true)
@@ -122,18 +93,18 @@ fn supervise(args: Args) -> Result<i32> {
         guest::eprintln!("usage: reload [OPTIONS] MODULE...");
         return Ok(2);
     }
-    map_counters(sys::O_CREAT | sys::O_TRUNC)?;
+    COUNTERS.map_file(IN_FILE, sys::O_CREAT | sys::O_TRUNC)?;
     let start = now();
     let loader = start_loader(args)?;
     let mut table = [0; PROCS];
     let (mut lives, mut killed, mut loads) = (0u64, 0u64, true);
     let (mut last, mut moved) = (0, now());
     loop {
-        if !loads || get(Counter::Bad) > 0 {
-            put(Counter::Stop, 1);
-            put(Counter::Calm, 0);
+        if !loads || Counter::Bad.get() > 0 {
+            Counter::Stop.put(1);
+            Counter::Calm.put(0);
         }
-        let stop = get(Counter::Stop) != 0;
+        let stop = Counter::Stop.get() != 0;
         for (slot, pid) in table[..procs].iter_mut().enumerate() {
             if *pid == 0 && !stop {
                 lives += 1;
@@ -163,7 +134,7 @@ fn supervise(args: Args) -> Result<i32> {
         if stop && !loads && table.iter().all(|&pid| pid == 0) {
             break;
         }
-        let count = get(Counter::Steps) + get(Counter::Refused);
+        let count = Counter::Steps.get() + Counter::Refused.get();
         if count != last {
             (last, moved) = (count, now());
         } else if ms_since(moved) > HANG_MS {
@@ -173,29 +144,29 @@ fn supervise(args: Args) -> Result<i32> {
         }
         sleep_ms(2);
     }
-    let _ = sys::unlink(COUNTERS);
+    let _ = sys::unlink(IN_FILE);
     println!(
         "reload: reloads={} upgrades={} refused={} used={} served={} ms={}",
-        get(Counter::Reloads),
-        get(Counter::Upgrades),
-        get(Counter::Refused),
-        get(Counter::Used),
-        get(Counter::Served),
+        Counter::Reloads.get(),
+        Counter::Upgrades.get(),
+        Counter::Refused.get(),
+        Counter::Used.get(),
+        Counter::Served.get(),
         ms_since(start),
     );
     println!(
         "reload: lives={lives} killed={killed} execs={} steps={} requests={} waits={} bad={}",
-        get(Counter::Execs),
-        get(Counter::Steps),
-        get(Counter::Requests),
-        get(Counter::Waits),
-        get(Counter::Bad),
+        Counter::Execs.get(),
+        Counter::Steps.get(),
+        Counter::Requests.get(),
+        Counter::Waits.get(),
+        Counter::Bad.get(),
     );
     // Or the load was none.
-    if get(Counter::Used) * 2 < get(Counter::Reloads) {
+    if Counter::Used.get() * 2 < Counter::Reloads.get() {
         bad(format_args!("during most loads the engine served nothing"));
     }
-    let good = get(Counter::Bad) == 0;
+    let good = Counter::Bad.get() == 0;
     println!("reload: {}", if good { "ok" } else { "FAILED" });
     Ok(i32::from(!good))
 }

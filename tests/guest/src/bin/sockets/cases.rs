@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Small cases: one or two sockets, few requests.
 
-use crate::harness::{Must, Op, Outcome, Test, fail, holds_pattern, pattern, refused, same, skip};
-use crate::{cases, check};
+use crate::ends::{self, Ends, LARGE, cancelled, fill_up, patterned, read, take, waits, write};
+use crate::harness::{
+    Must, Op, Outcome, Stop, Test, fail, holds_pattern, pattern, refused, same, skip,
+};
+use crate::{cases, check, on_ends};
+use core::sync::atomic::Ordering::SeqCst;
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
 use guest::errno::{
-    EAGAIN, ECANCELED, ECONNRESET, EINPROGRESS, EINVAL, ENOSYS, EPERM, EPIPE, EPROTONOSUPPORT,
+    EAGAIN, ECONNRESET, EINPROGRESS, EINVAL, ENOSYS, EPERM, EPIPE, EPROTONOSUPPORT,
 };
 use guest::mem::Region;
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use guest::sys::{self, Fork};
+use guest::sysctl;
+use guest::time::{ms_since, now, sleep_ms};
 
 cases! { "socket":
     a_read_gets_what_is_there,
@@ -47,6 +53,8 @@ cases! { "socket":
     listen_is_fine_after_a_read,
     low_water_is_waited_for,
     a_socket_keeps_its_network_stack,
+    a_jail_that_is_removed_leaves_nothing,
+    a_jails_sockets_outlive_it,
     vectored_both_ways,
     a_list_of_sockets,
     two_processes_share_a_socket,
@@ -62,93 +70,47 @@ cases! { "socket":
 }
 
 /// A stream pair of the local domain.
-fn pair() -> Result<(i32, i32), crate::harness::Stop> {
+fn pair() -> Result<Ends, Stop> {
     net::pair(SOCK_STREAM).must("socketpair")
 }
 
-fn read(test: &Test, fd: i32, len: usize) -> Result<(Cb, Region), crate::harness::Stop> {
-    let buffer = test.buffer(len.max(1)).part(0, len);
-    let cb = test.request(Op::Read, fd, 0, &buffer);
-    test.submit(Op::Read, cb)?;
-    Ok((cb, buffer))
+/// What other requests of a case, that are to go through, are made on.
+pub fn of_own() -> Result<Ends, Stop> {
+    pair()
+}
+
+fn on_a_pair(test: &Test, check: impl Fn(&Test, Ends) -> Outcome) -> Outcome {
+    check(test, pair()?)
+}
+
+on_ends! { on_a_pair:
+    a_read_gets_what_is_there,
+    a_read_waits_for_data,
+    the_end_gives_0,
+    a_blocking_write_sends_everything,
+    a_vectored_blocking_write_sends_everything,
+    a_nonblocking_write_may_be_short,
+    a_nonblocking_read_waits_all_the_same,
+    reads_are_served_in_order,
+    writes_are_served_in_order,
+    one_of_many_is_cancelled,
+    what_waits_behind_a_cancelled_request_goes_on,
+}
+
+fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
+    let ((one, _a), (other, _b)) = (pair()?, pair()?);
+    ends::all_of_one_are_cancelled(test, one, other)
+}
+
+fn both_directions_are_cancelled_together(test: &Test) -> Outcome {
+    let (one, _two) = pair()?;
+    ends::both_ways_of_one_are_cancelled(test, one)
 }
 
 fn first_byte(buffer: &Region) -> u8 {
     let mut byte = [0];
     buffer.read(0, &mut byte);
     byte[0]
-}
-
-/// A buffer with the pattern of a file from an offset on.
-fn patterned(test: &Test, len: usize, offset: usize) -> Region {
-    let buffer = test.buffer(len);
-    let mut bytes = [0u8; 512];
-    for start in (0..len).step_by(512) {
-        let count = (len - start).min(512);
-        for (index, byte) in bytes[..count].iter_mut().enumerate() {
-            *byte = pattern(offset + start + index);
-        }
-        buffer.write(start, &bytes[..count]);
-    }
-    buffer
-}
-
-fn write(test: &Test, fd: i32, buffer: &Region) -> Result<Cb, crate::harness::Stop> {
-    let cb = test.request(Op::Write, fd, 0, buffer);
-    test.submit(Op::Write, cb)?;
-    Ok(cb)
-}
-
-/// Lets whatever is to happen happen: a request on sockets of its own goes through.
-fn settle(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    for _ in 0..3 {
-        let (cb, _) = read(test, one, 1)?;
-        sys::write(two, b"x").must("write")?;
-        same(test.collect(cb)?, Ok(1), "another request")?;
-    }
-    sys::close(one).must("close")?;
-    sys::close(two).must("close")
-}
-
-fn waits(test: &Test, cb: Cb, what: &str) -> Outcome {
-    settle(test)?;
-    same(aio::error(cb.addr()), Ok(EINPROGRESS.0), what)
-}
-
-/// Reads until so many bytes have come, which are the pattern from its start.
-fn take(fd: i32, len: usize) -> Outcome {
-    let mut bytes = [0u8; 4096];
-    let mut done = 0;
-    while done < len {
-        let wanted = (len - done).min(bytes.len());
-        let count = sys::read(fd, &mut bytes[..wanted]).must("read")?;
-        check!(count > 0, "the end after {done} of {len} bytes");
-        for (index, &byte) in bytes[..count].iter().enumerate() {
-            check!(byte == pattern(done + index), "byte {} is wrong", done + index);
-        }
-        done += count;
-    }
-    Ok(())
-}
-
-fn a_read_gets_what_is_there(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    sys::write(two, b"hello").must("write")?;
-    let (cb, buffer) = read(test, one, 100)?;
-    same(test.collect(cb)?, Ok(5), "a read")?;
-    let mut bytes = [0; 5];
-    buffer.read(0, &mut bytes);
-    same(&bytes, b"hello", "what was read")
-}
-
-fn a_read_waits_for_data(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let (cb, buffer) = read(test, one, 100)?;
-    waits(test, cb, "a read without data")?;
-    sys::write(two, b"x").must("write")?;
-    same(test.collect(cb)?, Ok(1), "a read")?;
-    same(first_byte(&buffer), b'x', "what was read")
 }
 
 fn a_read_is_not_larger_than_asked_for(test: &Test) -> Outcome {
@@ -168,17 +130,6 @@ fn a_read_of_nothing_takes_nothing(test: &Test) -> Outcome {
     same(test.collect(cb)?, Ok(0), "a read of 0 bytes")?;
     let (cb, _) = read(test, one, 100)?;
     same(test.collect(cb)?, Ok(5), "a read")
-}
-
-fn the_end_gives_0(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let (first, _) = read(test, one, 10)?;
-    let (second, _) = read(test, one, 10)?;
-    sys::close(two).must("close")?;
-    same(test.collect(first)?, Ok(0), "a read that waited")?;
-    same(test.collect(second)?, Ok(0), "another")?;
-    let (third, _) = read(test, one, 10)?;
-    same(test.collect(third)?, Ok(0), "a read after the end")
 }
 
 fn shutdown_ends_reads(test: &Test) -> Outcome {
@@ -201,102 +152,6 @@ fn shutdown_ends_writes(test: &Test) -> Outcome {
     same(test.collect(cb)?, Err(EPIPE), "a write that waited")
 }
 
-/// Writes until there is no room.
-fn fill_up(fd: i32) -> Outcome {
-    sys::set_nonblocking(fd).must("fcntl")?;
-    while sys::write(fd, &[0; 512]).is_ok() {}
-    // Blocking again.
-    sys::call(92, [fd as usize, 4, 0, 0, 0, 0]).must("fcntl")?;
-    Ok(())
-}
-
-const LARGE: usize = 1 << 20;
-
-fn a_blocking_write_sends_everything(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let cb = write(test, one, &patterned(test, LARGE, 0))?;
-    take(two, LARGE)?;
-    same(test.collect(cb)?, Ok(LARGE as i64), "a write")
-}
-
-fn a_vectored_blocking_write_sends_everything(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let all = patterned(test, LARGE, 0);
-    // Pieces of odd lengths, some of them empty.
-    let mut pieces = [all.part(0, 0); 64];
-    let mut at = 0;
-    for (index, piece) in pieces.iter_mut().enumerate() {
-        let len = match index {
-            63 => LARGE - at,
-            _ if index % 7 == 3 => 0,
-            _ => (index * 1013) % 30_011,
-        };
-        *piece = all.part(at, len);
-        at += len;
-    }
-    let cb = test.vectored(one, 0, &pieces);
-    test.submit(Op::Writev, cb)?;
-    take(two, LARGE)?;
-    same(test.collect(cb)?, Ok(LARGE as i64), "a write")
-}
-
-fn a_nonblocking_write_may_be_short(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    sys::set_nonblocking(one).must("fcntl")?;
-    let cb = write(test, one, &patterned(test, LARGE, 0))?;
-    let done = match test.collect(cb)? {
-        Ok(done @ 1..) => done as usize,
-        other => return fail(format_args!("a write: {other:?}")),
-    };
-    check!(done < LARGE, "a write larger than the buffer was not short");
-    take(two, done)
-}
-
-fn a_nonblocking_read_waits_all_the_same(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    sys::set_nonblocking(one).must("fcntl")?;
-    let (cb, _) = read(test, one, 10)?;
-    waits(test, cb, "a read without data")?;
-    sys::write(two, b"xyz").must("write")?;
-    same(test.collect(cb)?, Ok(3), "a read")
-}
-
-fn reads_are_served_in_order(test: &Test) -> Outcome {
-    const COUNT: usize = 100;
-    let (one, two) = pair()?;
-    let mut reads = [None; COUNT];
-    for slot in &mut reads {
-        *slot = Some(read(test, one, 8)?);
-    }
-    let bytes = patterned(test, COUNT * 8, 0);
-    let cb = write(test, two, &bytes)?;
-    for (index, (cb, buffer)) in reads.iter().flatten().enumerate() {
-        same(test.collect(*cb)?, Ok(8), "a read")?;
-        holds_pattern(buffer, 8, index * 8)?;
-    }
-    same(test.collect(cb)?, Ok(COUNT as i64 * 8), "the write")
-}
-
-fn writes_are_served_in_order(test: &Test) -> Outcome {
-    const COUNT: usize = 60;
-    const EACH: usize = 10_000;
-    let (one, two) = pair()?;
-    let mut writes = [None; COUNT];
-    for (index, slot) in writes.iter_mut().enumerate() {
-        *slot = Some(write(test, one, &patterned(test, EACH, index * EACH))?);
-    }
-    take(two, COUNT * EACH)?;
-    for cb in writes.iter().flatten() {
-        same(test.collect(*cb)?, Ok(EACH as i64), "a write")?;
-    }
-    Ok(())
-}
-
-fn cancelled(cb: Cb) -> Outcome {
-    same(aio::error(cb.addr()), Ok(ECANCELED.0), "aio_error")?;
-    refused(aio::return_(cb.addr()), ECANCELED, "aio_return")
-}
-
 fn a_parked_request_is_cancelled(test: &Test) -> Outcome {
     for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET] {
         let (one, two) = net::pair(kind).must("socketpair")?;
@@ -311,65 +166,6 @@ fn a_parked_request_is_cancelled(test: &Test) -> Outcome {
         same(test.collect(cb)?, Ok(1), "a read afterwards")?;
     }
     Ok(())
-}
-
-fn one_of_many_is_cancelled(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let mut reads = [None; 30];
-    for slot in &mut reads {
-        *slot = Some(read(test, one, 8)?);
-    }
-    for (index, (cb, _)) in reads.iter().flatten().enumerate() {
-        if index % 3 == 0 {
-            same(aio::cancel(one, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
-            cancelled(*cb)?;
-        }
-    }
-    let sender = write(test, two, &patterned(test, 20 * 8, 0))?;
-    let left = reads.iter().flatten().enumerate().filter(|(index, _)| index % 3 != 0);
-    for (at, (_, (cb, buffer))) in left.enumerate() {
-        same(test.collect(*cb)?, Ok(8), "a read")?;
-        holds_pattern(buffer, 8, at * 8)?;
-    }
-    same(test.collect(sender)?, Ok(160), "the write")
-}
-
-fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
-    let ((one, _a), (other, _b)) = (pair()?, pair()?);
-    let mut reads = [None; 200];
-    for (index, slot) in reads.iter_mut().enumerate() {
-        let fd = if index % 2 == 0 { one } else { other };
-        *slot = Some(read(test, fd, 8)?.0);
-    }
-    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
-    for (index, cb) in reads.iter().flatten().enumerate() {
-        if index % 2 == 0 {
-            cancelled(*cb)?;
-        } else {
-            same(aio::error(cb.addr()), Ok(EINPROGRESS.0), "the other descriptor's")?;
-        }
-    }
-    same(aio::cancel(one, 0), Ok(AIO_ALLDONE), "aio_cancel again")?;
-    same(aio::cancel(other, 0), Ok(AIO_CANCELED), "aio_cancel of the other")
-}
-
-fn both_directions_are_cancelled_together(test: &Test) -> Outcome {
-    let (one, _two) = pair()?;
-    fill_up(one)?;
-    let (reader, _) = read(test, one, 8)?;
-    let writer = write(test, one, &test.buffer(100))?;
-    same(aio::cancel(one, 0), Ok(AIO_CANCELED), "aio_cancel")?;
-    cancelled(reader)?;
-    cancelled(writer)
-}
-
-fn what_waits_behind_a_cancelled_request_goes_on(test: &Test) -> Outcome {
-    let (one, two) = pair()?;
-    let (first, _) = read(test, one, 8)?;
-    let (second, _) = read(test, one, 8)?;
-    same(aio::cancel(one, first.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
-    sys::write(two, b"xy").must("write")?;
-    same(test.collect(second)?, Ok(2), "the second")
 }
 
 fn a_cancelled_write_that_began_is_short(test: &Test) -> Outcome {
@@ -421,7 +217,7 @@ fn messages_keep_their_bounds(test: &Test) -> Outcome {
 }
 
 /// Two ends of which the second is full: how many messages of 1,000 bytes it took.
-fn full(kind: i32) -> Result<(i32, i32, usize), crate::harness::Stop> {
+fn full(kind: i32) -> Result<(i32, i32, usize), Stop> {
     let (one, two) = net::pair(kind).must("socketpair")?;
     for fd in [one, two] {
         net::set(fd, SOL_SOCKET, net::SO_SNDBUF, 8192).must("SO_SNDBUF")?;
@@ -432,7 +228,7 @@ fn full(kind: i32) -> Result<(i32, i32, usize), crate::harness::Stop> {
     while sys::write(one, &[0; 1000]).is_ok() {
         count += 1;
     }
-    sys::call(92, [one as usize, 4, 0, 0, 0, 0]).must("fcntl")?;
+    ends::set_blocking(one)?;
     Ok((one, two, count))
 }
 
@@ -583,7 +379,7 @@ fn a_listening_socket_is_einval(test: &Test) -> Outcome {
 }
 
 /// A TCP socket that has a request, as it is bound but not connected.
-fn bound_with_a_read(test: &Test) -> Result<(i32, Cb), crate::harness::Stop> {
+fn bound_with_a_read(test: &Test) -> Result<(i32, Cb), Stop> {
     let fd = net::socket(net::AF_INET, SOCK_STREAM, 0).must("socket")?;
     net::bind(fd, &net::Inet::loopback(0)).must("bind")?;
     let (cb, _) = read(test, fd, 10)?;
@@ -622,12 +418,17 @@ fn low_water_is_waited_for(test: &Test) -> Outcome {
     same(test.collect(cb)?, Ok(120), "a read above the mark")
 }
 
+/// Moves the process into a jail with a network stack of its own; the jail's number.
+fn own_stack() -> Result<i32, Stop> {
+    match net::own_stack() {
+        Err(EPERM | EINVAL | ENOSYS) => skip(format_args!("no network stack to be had")),
+        other => other.must("a network stack"),
+    }
+}
+
 /// Workers belong to the host's network stack.
 fn a_socket_keeps_its_network_stack(test: &Test) -> Outcome {
-    match net::own_stack() {
-        Err(EPERM | EINVAL | ENOSYS) => return skip(format_args!("no network stack to be had")),
-        other => other.must("a network stack")?,
-    }
+    own_stack()?;
     let (one, two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
     both_ways(test, one, two)?;
     udp_is_read_and_written(test)?;
@@ -635,6 +436,94 @@ fn a_socket_keeps_its_network_stack(test: &Test) -> Outcome {
     let (one, _two) = net::connected(SOCK_STREAM, 0).must("a connection")?;
     let (cb, _) = read(test, one, 10)?;
     waits(test, cb, "a read without data")
+}
+
+/// What processes tell each other of a jail: its number, or that there is none, and two descriptors.
+const NO_JAIL: u64 = 1 << 40;
+
+/// Has the parent know the jail this process has moved into; whether it has.
+fn told_jail(shared: &Region) -> bool {
+    let told = own_stack().map_or(NO_JAIL, |jail| jail as u64);
+    shared.atomic(0).store(told, SeqCst);
+    told != NO_JAIL
+}
+
+fn a_jail_that_is_removed_leaves_nothing(test: &Test) -> Outcome {
+    let before = sysctl::get("vfs.aio.num_queue_count");
+    for _ in 0..3 {
+        let shared = Region::map_shared(4096).must("mmap")?;
+        let pid = test.child(|test| {
+            if !told_jail(&shared) {
+                return 1;
+            }
+            for _ in 0..20 {
+                let Ok((one, two)) = net::connected(SOCK_STREAM, 0) else { return 2 };
+                if fill_up(two).is_err() || write(test, two, &test.buffer(LARGE / 16)).is_err() {
+                    return 3;
+                }
+                let (Ok((from, _to)), Ok(_)) = (net::udp_pair(), read(test, two, 10)) else {
+                    return 4;
+                };
+                if read(test, from, 10).is_err() {
+                    return 5;
+                }
+                let _ = one;
+            }
+            shared.atomic(8).store(1, SeqCst);
+            loop {
+                sleep_ms(1000);
+            }
+        })?;
+        let start = now();
+        while shared.atomic(8).load(SeqCst) == 0 && shared.atomic(0).load(SeqCst) != NO_JAIL {
+            check!(ms_since(start) < 60_000, "the child does not get that far");
+            sleep_ms(1);
+        }
+        let jail = shared.atomic(0).load(SeqCst);
+        if jail == NO_JAIL {
+            test.child_ended(pid, "a child without a jail", sys::Ended::Exit(1))?;
+            return skip(format_args!("no network stack to be had"));
+        }
+        net::remove_jail(jail as i32).must("jail_remove")?;
+        test.child_ended(pid, "the child in the jail", sys::Ended::Signal(sys::SIGKILL))?;
+        same(sysctl::get("vfs.aio.num_queue_count"), before, "requests queued")?;
+    }
+    Ok(())
+}
+
+/// The jail is as good as gone when its last process is; its network stack stays with the sockets.
+fn a_jails_sockets_outlive_it(test: &Test) -> Outcome {
+    let shared = Region::map_shared(4096).must("mmap")?;
+    let Some(pid) = sys::fork_with_descriptors_shared().must("rfork")? else {
+        if !told_jail(&shared) {
+            sys::exit(1);
+        }
+        let Ok((one, two)) = net::connected(SOCK_STREAM, 0) else { sys::exit(2) };
+        shared.set_word(8, one as u64);
+        shared.set_word(16, two as u64);
+        // A request of a process of the jail, which goes with it.
+        sys::exit(i32::from(read(test, one, 10).is_err()))
+    };
+    test.child_ended(pid, "the child in the jail", sys::Ended::Exit(0)).or_else(
+        |stop| match shared.word(0) {
+            NO_JAIL => skip(format_args!("no network stack to be had")),
+            _ => Err(stop),
+        },
+    )?;
+    let (one, two) = (shared.word(8) as i32, shared.word(16) as i32);
+    let (cb, buffer) = read(test, one, 10)?;
+    waits(test, cb, "a read without data")?;
+    sys::write(two, b"x").must("write")?;
+    same(test.collect(cb)?, Ok(1), "a read")?;
+    same(first_byte(&buffer), b'x', "what was read")?;
+    let (cb, _) = read(test, two, 10)?;
+    same(aio::cancel(two, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(cb)?;
+    both_ways(test, one, two)?;
+    // One that waits when the last socket, and the stack with it, goes.
+    let (last, _) = read(test, two, 10)?;
+    same(test.collect(last)?, Ok(0), "the end")?;
+    sys::close(two).must("close")
 }
 
 fn vectored_both_ways(test: &Test) -> Outcome {
