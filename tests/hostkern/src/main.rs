@@ -3,6 +3,7 @@
 //! process, and runs FreeBSD programs that use them. See docs/hostkern.md.
 
 mod bio;
+mod decisions;
 mod disk;
 mod errno;
 mod fault;
@@ -13,10 +14,12 @@ mod limit;
 mod mem;
 mod module;
 mod pages;
+mod probe;
 mod proc;
 mod report;
 mod run;
 mod sched;
+mod shrink;
 mod signal;
 mod socket;
 mod socket_calls;
@@ -24,9 +27,11 @@ mod socket_io;
 mod socket_net;
 mod socket_tasks;
 mod state;
+mod strategy;
 mod syscalls;
 mod sysctl;
 mod taskqueue;
+mod text;
 mod tools;
 mod user;
 mod vm;

@@ -9,7 +9,7 @@ use kocheck::elf::{self, Object};
 use kocheck::{loadable, report::Findings};
 
 use crate::state::Held;
-use crate::{imports, mem, proc, report, sched, sys};
+use crate::{imports, mem, probe, proc, report, sched, sys, text};
 
 /// Where modules and everything they refer to lies: relocations have 32 bits, with a sign.
 const AREA: usize = 0x4000_0000;
@@ -158,6 +158,7 @@ pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
     }
     let end = kld.end;
     uninit(&kld);
+    probe::unloaded(start);
     protect(start, end, libc::PROT_NONE);
     Err(format!("{name}: its load event failed with error {error}"))
 }
@@ -280,6 +281,7 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
     for (page, prot) in prots {
         protect(start + page, start + page + PAGE, prot);
     }
+    probe::loaded(name, kld.start, kld.end, decoded(object, &offsets, &values, &kld));
     let mut inits: Sysinits = set("set_sysinit_set").into_iter().map(|at| at as *const _).collect();
     // SAFETY: structs of the module, as its sets say.
     inits.sort_by_key(|&init| unsafe { ((*init).subsystem, (*init).order) });
@@ -289,6 +291,28 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
     uninits.sort_by_key(|&init| std::cmp::Reverse(unsafe { ((*init).subsystem, (*init).order) }));
     kld.uninits = uninits;
     Ok((kld, inits))
+}
+
+/// The module's text, which is in place.
+fn decoded(
+    object: &Object,
+    offsets: &BTreeMap<usize, usize>,
+    values: &[Option<usize>],
+    kld: &Kld,
+) -> text::Text {
+    let data = |table: &&elf::RelocTable| {
+        offsets.contains_key(&table.target) && !object.sections[table.target].is_code()
+    };
+    let target = |reloc: &elf::Reloc| {
+        let value = values.get(reloc.symbol as usize).copied().flatten()?;
+        Some((value as u64).wrapping_add_signed(reloc.addend))
+    };
+    let entries = object.relocs.iter().filter(data).flat_map(|table| &table.entries);
+    let targets: BTreeSet<u64> = entries.filter_map(target).collect();
+    text::decode(&kld.functions, &targets, |at, size| {
+        // SAFETY: a function of the module, whose text stays as it is while it is decoded.
+        unsafe { std::slice::from_raw_parts(at as *const u8, size) }
+    })
 }
 
 fn c_string(at: *const c_char) -> String {
@@ -462,6 +486,7 @@ pub fn unload(name: &str) -> Result<(), c_int> {
     });
     uninit(&kld);
     // Whoever still comes here faults.
+    probe::unloaded(kld.start);
     protect(kld.start, kld.end, libc::PROT_NONE);
     Ok(())
 }

@@ -2,11 +2,12 @@
 //! The end of a run that went wrong: what happened, where everybody was, and how to see it again.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{module, sched};
+use crate::{decisions, module, sched};
 
 /// A kernel panic, or a rule of the kernel broken.
 pub const PANIC: i32 = 9;
@@ -60,8 +61,22 @@ pub fn console(text: &str) {
     let _ = std::io::stdout().flush();
 }
 
+/// Where the run's decisions are written to.
+static RECORD: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has the run's decisions written to a file when it ends, however it does.
+pub fn record_to(path: PathBuf) {
+    let _ = RECORD.set(path);
+}
+
 /// Ends the process at once: other threads are in the middle of things.
 pub fn end(status: i32) -> ! {
+    if let Some(path) = RECORD.get()
+        && let Some(list) = sched::recorded()
+        && let Err(error) = std::fs::write(path, decisions::text(&list))
+    {
+        console(&format!("hostkern: {}: {error}\n", path.display()));
+    }
     let _ = std::io::stdout().flush();
     // SAFETY: ends the process.
     unsafe { libc::_exit(status) }

@@ -7,27 +7,36 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sched::{self, Policy, SECOND};
+use crate::decisions::{self, Script};
+use crate::sched::{self, SECOND, Schedule};
+use crate::strategy::{self, Policy};
 use crate::{
-    bio, disk, fault, file, imports, kqueue, mem, module, pages, proc, report, socket, socket_net,
-    socket_tasks, syscalls, sysctl, taskqueue, user, vm,
+    bio, disk, fault, file, imports, kqueue, mem, module, pages, proc, report, shrink, socket,
+    socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
-usage: hostkern run --modules DIR [--seed N] [--policy block|uniform:N|priorities:N] [--spurious N]
+usage: hostkern run --modules DIR [--seed N] [--policy POLICY] [--preempt N] [--spurious N]
+                    [--record FILE] [--replay FILE]
                     [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
+       hostkern shrink [options of run] [--record FILE] [--jobs N] [--most TRIES] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern load KO...
        hostkern functions
 
 run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
        status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
+       POLICY is block, uniform:N, priorities:N, pct:D:N or starve:N; --preempt N has a thread stopped
+       between two instructions of a module about once in N scheduling points. Without these options
+       the seed chooses. --record writes down what was decided, --replay decides so again.
 load   loads the files, unloads them in the opposite order, and looks for what is left over.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace; with --stop
        until one fails.
 faults runs the programs once, and then once for each kernel call that may fail, at each occurrence of
        it (at most --most of them) once, and from there on always; `run --fail NAME:N[:always]` repeats one.
+shrink makes a run that fails, and looks for the shortest list of decisions with which it fails in the
+       same way; the list is in --record's file, or seed-N.decisions.
 ";
 
 struct Options {
@@ -35,6 +44,11 @@ struct Options {
     seed: u64,
     policy: Option<Policy>,
     spurious: u64,
+    /// Once in so many points a breakpoint is made; `None`: as the seed has it.
+    preempt: Option<u64>,
+    /// Where decisions are written to, and where they come from.
+    record: Option<PathBuf>,
+    replay: Option<PathBuf>,
     keep_loaded: bool,
     verbose: bool,
     progress: bool,
@@ -67,6 +81,9 @@ fn parse(args: &[String]) -> Result<Options, String> {
         seed: 1,
         policy: None,
         spurious: 0,
+        preempt: None,
+        record: None,
+        replay: None,
         keep_loaded: false,
         verbose: false,
         progress: false,
@@ -122,6 +139,9 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--modules" => options.modules = value.into(),
             "--seed" => options.seed = number()?,
             "--spurious" => options.spurious = number()?,
+            "--preempt" => options.preempt = Some(number()?),
+            "--record" => options.record = Some(value.into()),
+            "--replay" => options.replay = Some(value.into()),
             "--limit" => options.limit = number()?,
             "--first" => options.first = number()?,
             "--count" => options.count = number()?,
@@ -139,14 +159,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
                 options.disks.push(spec);
             }
             "--policy" => {
-                let (name, odds) = value.split_once(':').unwrap_or((value, "0"));
-                let odds = odds.parse().map_err(|_| format!("--policy {value}"))?;
-                options.policy = Some(match name {
-                    "block" => Policy::Block,
-                    "uniform" => Policy::Uniform { odds },
-                    "priorities" => Policy::Priorities { odds },
-                    _ => return Err(format!("--policy {value}")),
-                });
+                let policy = Policy::parse(value).ok_or_else(|| format!("--policy {value}"))?;
+                options.policy = Some(policy);
             }
             _ => return Err(format!("unknown option {arg}")),
         }
@@ -183,6 +197,7 @@ pub fn main() -> ExitCode {
         "run" => one(options),
         "seeds" => many(&options),
         "faults" => faults(&options),
+        "shrink" => shrunk(&options),
         _ => {
             eprint!("{USAGE}");
             ExitCode::from(2)
@@ -252,7 +267,25 @@ fn one(options: Options) -> ExitCode {
     if options.mapped {
         imports::map_all_buffers();
     }
-    sched::configure(options.seed, options.policy, options.spurious);
+    let script = options.replay.as_ref().map(|path| {
+        let text = std::fs::read_to_string(path)
+            .unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())));
+        let list = decisions::parse(&text).unwrap_or_else(|line| {
+            report::give_up(&format!("{}: line {line} is no decision", path.display()))
+        });
+        Script::new(&list)
+    });
+    let schedule = Schedule {
+        policy: options.policy.unwrap_or_else(|| Policy::of_seed(options.seed)),
+        spurious: options.spurious,
+        stops: options.preempt.unwrap_or_else(|| strategy::stops_of_seed(options.seed)),
+        script,
+        record: options.record.is_some(),
+    };
+    sched::configure(options.seed, schedule);
+    if let Some(path) = &options.record {
+        report::record_to(path.clone());
+    }
     fault::plan(options.fail.clone());
     boot();
     let first = proc::start_kernel(move || {
@@ -278,7 +311,9 @@ fn load(files: &[String]) -> ExitCode {
             (name.to_owned(), bytes)
         })
         .collect();
-    sched::configure(1, Some(Policy::Block), 0);
+    let policy = Policy::Block;
+    let schedule = Schedule { policy, spurious: 0, stops: 0, script: None, record: false };
+    sched::configure(1, schedule);
     boot();
     let first = proc::start_kernel(move || {
         let before = mem::objects();
@@ -362,13 +397,19 @@ fn boot() {
     socket_tasks::start();
 }
 
-/// A policy as `--policy` takes it.
-fn policy_word(options: &Options) -> Option<String> {
-    Some(match options.policy? {
-        Policy::Block => "block".to_owned(),
-        Policy::Uniform { odds } => format!("uniform:{odds}"),
-        Policy::Priorities { odds } => format!("priorities:{odds}"),
-    })
+/// The options that make a schedule, but for decisions.
+fn schedule_words(options: &Options) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(policy) = options.policy {
+        words.extend(["--policy".to_owned(), policy.text()]);
+    }
+    if let Some(preempt) = options.preempt {
+        words.extend(["--preempt".to_owned(), preempt.to_string()]);
+    }
+    if options.spurious > 0 {
+        words.extend(["--spurious".to_owned(), options.spurious.to_string()]);
+    }
+    words
 }
 
 /// A word as a shell takes it.
@@ -378,21 +419,20 @@ fn word(text: &str) -> String {
 
 fn again(options: &Options) -> String {
     let exe = std::env::current_exe().unwrap_or_default();
-    let policy = policy_word(options).map_or(String::new(), |word| format!(" --policy {word}"));
+    let schedule: String = schedule_words(options).iter().map(|word| format!(" {word}")).collect();
+    let replay = options
+        .replay
+        .as_ref()
+        .map_or(String::new(), |file| format!(" --replay {}", file.display()));
     let fail = options
         .fail
         .as_ref()
         .map_or(String::new(), |fail| format!(" --fail {}", word(&fail.text())));
-    let spurious = if options.spurious > 0 {
-        format!(" --spurious {}", options.spurious)
-    } else {
-        String::new()
-    };
     let mapped = if options.mapped { " --mapped" } else { "" };
     let disks: String =
         options.disks.iter().map(|disk| format!(" --disk {}", disk.text())).collect();
     format!(
-        "{} run --modules {} --seed {}{policy}{spurious}{mapped}{disks}{fail} -- {}",
+        "{} run --modules {} --seed {}{schedule}{replay}{mapped}{disks}{fail} -- {}",
         exe.display(),
         options.modules.display(),
         options.seed,
@@ -488,12 +528,13 @@ fn kernel_thread(
         report::console(&format!("hostkern: LEFT OVER: {why}\n"));
     }
     report::console(&format!(
-        "hostkern: seed={} policy={:?} syscalls={} kernel_calls={} switches={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        "hostkern: seed={} policy={} syscalls={} kernel_calls={} switches={} stops={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
         options.seed,
-        totals.policy,
+        totals.policy.text(),
         totals.syscalls,
         totals.calls,
         totals.switches,
+        totals.stops,
         bios.0,
         bios.1,
         syscalls::elapsed().as_millis(),
@@ -547,6 +588,7 @@ struct Sums {
     syscalls: u64,
     calls: u64,
     switches: u64,
+    stops: u64,
     served: u64,
 }
 
@@ -559,7 +601,7 @@ fn many(options: &Options) -> ExitCode {
     let begun = Instant::now();
     let sums = runs(options, seeds.map(task).collect());
     println!(
-        "hostkern: seeds {} to {}: {} runs, {} failed, {} repeated exactly; {} system calls, {} kernel calls, {} switches, {} requests served, {} s",
+        "hostkern: seeds {} to {}: {} runs, {} failed, {} repeated exactly; {} system calls, {} kernel calls, {} switches, {} stops between instructions, {} requests served, {} s",
         options.first,
         options.first + options.count - 1,
         sums.runs,
@@ -568,6 +610,7 @@ fn many(options: &Options) -> ExitCode {
         sums.syscalls,
         sums.calls,
         sums.switches,
+        sums.stops,
         sums.served,
         begun.elapsed().as_secs(),
     );
@@ -627,18 +670,44 @@ fn faults(options: &Options) -> ExitCode {
     if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Looks for a short schedule with which the run fails.
+fn shrunk(options: &Options) -> ExitCode {
+    let task = Task { seed: options.seed, fail: options.fail.clone(), expected: None };
+    let command = run_command(std::path::Path::new(""), options, &task);
+    let result = options
+        .record
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("seed-{}.decisions", options.seed)));
+    let result = std::path::absolute(result).expect("a path");
+    let case = shrink::Case {
+        command: command.get_args().map(|word| word.to_string_lossy().into_owned()).collect(),
+        programs: program_words(options),
+        jobs: options.jobs,
+        most: usize::try_from(options.most).unwrap_or(usize::MAX).min(5000),
+        result,
+    };
+    shrink::run(&case, &|path| {
+        let words = Options {
+            programs: options.programs.clone(),
+            modules: options.modules.clone(),
+            disks: options.disks.clone(),
+            fail: options.fail.clone(),
+            only: None,
+            record: None,
+            replay: Some(path.to_owned()),
+            ..*options
+        };
+        again(&words)
+    })
+}
+
 /// The command that makes a run, without its programs.
 fn run_command(exe: &std::path::Path, options: &Options, task: &Task) -> Command {
     let mut command = Command::new(exe);
     let modules = options.modules.canonicalize().unwrap_or_default();
     command.args(["run", "--seed", &task.seed.to_string(), "--modules"]).arg(modules);
     command.args(["--limit", &options.limit.to_string()]);
-    if options.spurious > 0 {
-        command.args(["--spurious", &options.spurious.to_string()]);
-    }
-    if let Some(policy) = policy_word(options) {
-        command.args(["--policy", &policy]);
-    }
+    command.args(schedule_words(options));
     if let Some(fail) = &task.fail {
         command.args(["--fail", &fail.text()]);
     }
@@ -745,6 +814,7 @@ fn settle(
     sums.syscalls += number("syscalls");
     sums.calls += number("kernel_calls");
     sums.switches += number("switches");
+    sums.stops += number("stops");
     sums.served += number("served");
     let trace = field("trace").map(str::to_owned);
     let mut why = None;
@@ -772,6 +842,8 @@ fn settle(
             disks: options.disks.clone(),
             fail: run.fail.clone(),
             only: None,
+            record: None,
+            replay: None,
             ..*options
         };
         once.keep_loaded = false;

@@ -3,9 +3,10 @@
 //!
 //! Every emulated thread is a host thread that waits for its turn. The one whose turn it is hands
 //! over at a scheduling point: the beginning and end of every kernel call the modules make, every
-//! system call, and wherever it sleeps or blocks. Who is next comes from the seed, so a run is a
-//! function of its seed and its input. Time advances a little with every call, and jumps to the next
-//! timeout when nobody can run.
+//! system call, and wherever it sleeps or blocks; besides, it may be stopped between two instructions
+//! of a module (`probe`). Who is next comes from the seed (`strategy`) or from a list (`decisions`), so
+//! a run is a function of its seed and its input. Time advances a little with every call, and jumps to
+//! the next timeout when nobody can run.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,8 +14,10 @@ use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::decisions::{Decision, Place, Script, What};
 use crate::state::{Held, Rng};
-use crate::{imports, mem, module, report, signal, sys, user, vm};
+use crate::strategy::{Policy, SLICE, Strategy};
+use crate::{imports, mem, module, probe, report, signal, sys, user, vm};
 
 /// A thread's slot; its struct pcpu has the same index.
 pub type Tid = usize;
@@ -27,9 +30,6 @@ pub const SECOND: i64 = 1 << 32;
 
 /// What a kernel call takes, in virtual time: 100 ns.
 const STEP: i64 = SECOND / 10_000_000;
-
-/// How many calls a time slice has.
-const SLICE: u64 = 5000;
 
 /// Stacks of host threads. The kernel's own are 16 KiB; ours also hold the emulation's frames.
 const STACK: usize = 512 << 10;
@@ -69,28 +69,52 @@ struct Thread {
     /// What it is in the middle of that may not sleep.
     sleepless: Option<&'static str>,
     woken: Woken,
-    priority: u64,
+    /// Who it is whatever the schedule: made from who started it, and as which of its threads.
+    id: u64,
+    /// Threads it has started.
+    started: u64,
+    /// Scheduling points it has passed, and how often since then it was asked who goes on.
+    point: u64,
+    turn: u32,
+    /// The number of the turn it had last.
+    last: u64,
+    /// What is left to chance in what it does, whoever else runs.
+    rng: Rng,
 }
 
-/// How the next thread is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Threads run until they sleep, or their time slice is over.
-    Block,
-    /// Once in so many scheduling points somebody else goes on, anybody.
-    Uniform { odds: u64 },
-    /// Threads have random priorities, and once in so many points the running one gets the lowest.
-    Priorities { odds: u64 },
+/// Why it is asked who goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The running thread may keep its turn.
+    Point,
+    /// It wants others to go on.
+    Yield,
+    /// It cannot go on.
+    Gone,
 }
 
 pub struct Sched {
     threads: Vec<Thread>,
     current: Tid,
     pub now: i64,
+    seed: u64,
+    /// What chance decides before there is a thread.
     rng: Rng,
-    policy: Policy,
+    strategy: Strategy,
     /// Once in so many points a sleeper wakes without reason.
     spurious: u64,
+    /// Once in so many points a breakpoint is made where a thread will be stopped.
+    stops: u64,
+    /// How often one was stopped.
+    stopped: u64,
+    /// The list that decides instead of the strategy.
+    script: Option<Script>,
+    /// The stop of the list that the running thread may come to: where it is, and who goes on.
+    awaited: Option<(u64, u64)>,
+    /// What was decided, if it is kept.
+    record: Option<Vec<Decision>>,
+    /// When timeouts and timers are to be looked at again.
+    due: i64,
     pub hash: u64,
     pub calls: u64,
     pub syscalls: u64,
@@ -123,9 +147,16 @@ static SCHED: Held<Sched> = Held::new(Sched {
     threads: Vec::new(),
     current: 0,
     now: 10 * SECOND,
+    seed: 0,
     rng: Rng::new(0),
-    policy: Policy::Block,
+    strategy: Strategy::new(Policy::Block, 0),
     spurious: 0,
+    stops: 0,
+    stopped: 0,
+    script: None,
+    awaited: None,
+    record: None,
+    due: i64::MAX,
     hash: 0xcbf2_9ce4_8422_2325,
     calls: 0,
     syscalls: 0,
@@ -181,6 +212,7 @@ impl Host {
             let (tid, job) = self.job.lock().expect("host").take().expect("granted without a job");
             CURRENT.set(tid);
             user::set_gs(mem::pcpu(tid) as u64);
+            goes_on();
             (job.0)();
             leave(&self);
         }
@@ -212,18 +244,35 @@ pub fn now() -> i64 {
     SCHED.with(|s| s.now)
 }
 
-/// Sets the seed and the policy, before the first thread starts.
-pub fn configure(seed: u64, policy: Option<Policy>, spurious: u64) {
+/// How turns are given.
+pub struct Schedule {
+    pub policy: Policy,
+    /// Once in so many points a sleeper wakes without reason; 0: never.
+    pub spurious: u64,
+    /// Once in so many points a breakpoint is made where a thread is stopped; 0: never.
+    pub stops: u64,
+    /// Decides instead of all these.
+    pub script: Option<Script>,
+    /// Whether decisions are kept.
+    pub record: bool,
+}
+
+/// Sets the seed and the schedule, before the first thread starts.
+pub fn configure(seed: u64, schedule: Schedule) {
     SCHED.with(|s| {
+        s.seed = seed;
         s.rng = Rng::new(seed);
-        s.policy = policy.unwrap_or_else(|| match s.rng.below(8) {
-            0 => Policy::Block,
-            1 => Policy::Uniform { odds: 2 },
-            2..5 => Policy::Uniform { odds: 8 + s.rng.below(56) },
-            _ => Policy::Priorities { odds: 20 + s.rng.below(400) },
-        });
-        s.spurious = spurious;
+        s.strategy = Strategy::new(schedule.policy, seed ^ 0x7475_726e_73);
+        s.spurious = schedule.spurious;
+        s.stops = schedule.stops;
+        s.script = schedule.script;
+        s.record = schedule.record.then(Vec::new);
     });
+}
+
+/// What was decided until here, if it is kept. `None` when it cannot be looked at.
+pub fn recorded() -> Option<Vec<Decision>> {
+    SCHED.try_with(|s| s.record.clone()).flatten()
 }
 
 /// Whether things may happen without reason.
@@ -231,9 +280,9 @@ pub fn is_odd() -> bool {
     SCHED.with(|s| s.spurious != 0)
 }
 
-/// A random number of the run's sequence.
+/// A random number: the running thread's next.
 pub fn random(limit: u64) -> u64 {
-    SCHED.with(|s| s.rng.below(limit))
+    SCHED.with(|s| s.chance().below(limit))
 }
 
 /// What a run came to, for its last line.
@@ -242,6 +291,7 @@ pub struct Totals {
     pub calls: u64,
     pub syscalls: u64,
     pub switches: u64,
+    pub stops: u64,
     pub policy: Policy,
 }
 
@@ -251,7 +301,8 @@ pub fn totals() -> Totals {
         calls: s.calls,
         syscalls: s.syscalls,
         switches: s.switches,
-        policy: s.policy,
+        stops: s.stopped,
+        policy: s.strategy.policy(),
     })
 }
 
@@ -303,6 +354,9 @@ pub fn recent() -> Option<Vec<String>> {
             };
             let on = match s.mutexes.get(argument) {
                 Some(name) => format!("({name} {argument:#x})"),
+                None if *name == STOPPED => {
+                    format!(" {}", module::symbolize(*argument).unwrap_or_default())
+                }
                 None if *name == "system call" => {
                     format!(" {argument} {}", imports::name_of(*argument))
                 }
@@ -327,6 +381,11 @@ pub fn spawn(td: *mut sys::thread, body: Body) -> Option<Tid> {
         if tid >= MAX_THREADS {
             return None;
         }
+        let starter = s.threads.get_mut(s.current).map_or((0, 0), |starter| {
+            starter.started += 1;
+            (starter.id, starter.started)
+        });
+        let id = Rng::new(starter.0 ^ starter.1.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next();
         let thread = Thread {
             state: State::Ready,
             host: Some(host.clone()),
@@ -335,8 +394,14 @@ pub fn spawn(td: *mut sys::thread, body: Body) -> Option<Tid> {
             in_module: 0,
             sleepless: None,
             woken: Woken::Wakeup,
-            priority: s.rng.next() | 1 << 63,
+            id,
+            started: 0,
+            point: 0,
+            turn: 0,
+            last: s.switches,
+            rng: Rng::new(s.seed ^ id),
         };
+        s.strategy.started(tid);
         if tid == s.threads.len() {
             s.threads.push(thread);
         } else {
@@ -372,13 +437,8 @@ fn leave(host: &Arc<Host>) {
         s.threads[me].td = std::ptr::null_mut();
         s.idle.push(host.clone());
     });
-    let next = choose();
-    let its = SCHED.with(|s| {
-        s.current = next;
-        s.switches += 1;
-        s.since = s.calls;
-        s.threads[next].host.clone()
-    });
+    let next = choose(Why::Gone);
+    let its = SCHED.with(|s| s.give_turn(next));
     its.expect("a ready thread has a host").grant();
 }
 
@@ -392,33 +452,67 @@ pub fn point() {
         let (calls, syscalls) = SCHED.with(|s| (s.calls, s.syscalls));
         report::progress(calls, syscalls);
     }
-    let (next, spurious) = SCHED.with(|s| {
+    let (due, stop) = SCHED.with(|s| {
         assert!(s.current == me, "a thread runs that has no turn");
         s.calls += 1;
         s.now += STEP;
-        let odds = s.spurious;
-        let spurious = s.rng.one_in(odds);
-        (s.preempt(), spurious)
+        s.threads[me].point += 1;
+        s.threads[me].turn = 0;
+        s.wake_without_reason();
+        let stop = s.script.is_none() && s.stops != 0 && {
+            let odds = s.stops;
+            s.strategy.rng().one_in(odds)
+        };
+        (s.now >= s.due, stop)
     });
-    if spurious {
-        wake_somebody();
+    if due {
+        look_at_the_clock();
     }
-    if next {
-        dispatch();
+    if stop {
+        let mut rng = SCHED.with(|s| s.strategy.rng().clone());
+        probe::stop_somewhere(&mut rng);
+        SCHED.with(|s| *s.strategy.rng() = rng);
+    }
+    let next = SCHED.with(|s| s.decide(Why::Point)).expect("the running thread is ready");
+    hand_over(next);
+}
+
+/// The running thread, in module code, has come to where it is to be stopped: another one goes on.
+pub fn stop(at: u64) {
+    let next = SCHED.with(|s| {
+        let to = match &s.script {
+            None => None,
+            Some(_) => match s.awaited.take() {
+                Some((site, to)) if site == at => Some(to),
+                _ => return None,
+            },
+        };
+        let next = s.decide_stop(at, to)?;
+        s.now += STEP;
+        s.stopped += 1;
+        Some(next)
+    });
+    if let Some(next) = next {
+        trace(at, 1);
+        note(STOPPED, at, None);
+        hand_over(next);
     }
 }
+
+/// What a report says of a thread that was stopped between two instructions.
+const STOPPED: &str = "loses its turn at";
 
 /// Lets others run, if there are any: for a thread that waits without sleeping.
 pub fn yield_now() {
     SCHED.with(|s| {
         let me = s.current;
         s.now += STEP * 10;
-        s.lowest(me);
-        // Timeouts must come due although somebody is always ready.
-        s.expire();
+        s.strategy.lower(me);
     });
-    fire_timers();
-    dispatch_other();
+    // Timeouts must come due although somebody is always ready.
+    look_at_the_clock();
+    let next = SCHED.with(|s| s.decide(Why::Yield)).expect("the running thread is ready");
+    hand_over(next);
 }
 
 impl Sched {
@@ -427,33 +521,144 @@ impl Sched {
         (0..self.threads.len()).filter(ready).collect()
     }
 
-    /// Whether the running thread is to hand over now.
-    fn preempt(&mut self) -> bool {
-        match self.policy {
-            Policy::Block => self.calls - self.since >= SLICE,
-            Policy::Uniform { odds } => self.rng.one_in(odds),
-            Policy::Priorities { odds } => {
-                let me = self.current;
-                if self.rng.one_in(odds) {
-                    self.lowest(me);
-                }
-                true
-            }
+    /// What is left to chance: the running thread's own, that another schedule changes nothing in it.
+    fn chance(&mut self) -> &mut Rng {
+        match self.threads.get_mut(self.current) {
+            Some(thread) => &mut thread.rng,
+            None => &mut self.rng,
         }
     }
 
-    fn lowest(&mut self, tid: Tid) {
-        let lowest = self.threads.iter().map(|thread| thread.priority).min().unwrap_or(1);
-        self.threads[tid].priority = lowest.saturating_sub(1);
+    fn place(&self) -> Place {
+        let me = &self.threads[self.current];
+        Place { thread: me.id, point: me.point, turn: me.turn }
     }
 
-    fn pick(&mut self, ready: &[Tid]) -> Tid {
-        match self.policy {
-            Policy::Priorities { .. } => {
-                let best = ready.iter().max_by_key(|&&tid| (self.threads[tid].priority, tid));
-                *best.expect("somebody is ready")
+    fn note_down(&mut self, what: What) {
+        let at = self.place();
+        if let Some(record) = &mut self.record {
+            record.push(Decision { at, what });
+        }
+    }
+
+    /// The slot of a thread that is ready.
+    fn ready_one(&self, id: u64) -> Option<Tid> {
+        let is = |thread: &Thread| thread.id == id && matches!(thread.state, State::Ready);
+        self.threads.iter().position(is)
+    }
+
+    /// Who goes on without a decision: the running thread as long as it may, then who has waited
+    /// for longest.
+    fn usual(&self, why: Why, ready: &[Tid]) -> Option<Tid> {
+        let me = self.current;
+        if why == Why::Point && self.calls - self.since < SLICE {
+            return Some(me);
+        }
+        let others = ready.iter().copied().filter(|&tid| tid != me);
+        let other = others.min_by_key(|&tid| (self.threads[tid].last, tid));
+        other.or((why != Why::Gone).then_some(me))
+    }
+
+    /// Who goes on; `None` when nobody is ready.
+    fn decide(&mut self, why: Why) -> Option<Tid> {
+        let (me, at) = (self.current, self.place());
+        if self.awaited.take().is_some() {
+            probe::withdraw_stops();
+        }
+        let ready = match why {
+            // The common case: nobody asks.
+            Why::Point if self.script.is_some() || !self.strategy.passes(me) => None,
+            _ => Some(self.ready()),
+        };
+        let next = match (&self.script, ready) {
+            (Some(script), ready) => {
+                let listed = script.next(at).and_then(|id| self.ready_one(id));
+                listed.or_else(|| self.usual(why, &ready.unwrap_or_else(|| self.ready())))
             }
-            _ => ready[self.rng.below(ready.len() as u64) as usize],
+            (None, None) => self.usual(why, &self.ready_if_late()),
+            (None, Some(mut ready)) => {
+                if why == Why::Yield && ready.len() > 1 {
+                    ready.retain(|&tid| tid != me);
+                }
+                let usual = self.usual(why, &ready);
+                let late = why == Why::Point && usual != Some(me);
+                if late {
+                    self.strategy.lower(me);
+                    ready.retain(|&tid| tid != me);
+                }
+                let chosen = (!ready.is_empty()).then(|| self.strategy.pick(&ready));
+                if let Some(chosen) = chosen.filter(|_| chosen != usual) {
+                    self.note_down(What::To(self.threads[chosen].id));
+                }
+                chosen
+            }
+        }?;
+        self.threads[me].turn += 1;
+        Some(next)
+    }
+
+    /// Those who are ready, if the running thread's time slice is over.
+    fn ready_if_late(&self) -> Vec<Tid> {
+        if self.calls - self.since < SLICE { Vec::new() } else { self.ready() }
+    }
+
+    /// Who goes on when the running thread is stopped between two instructions: `to`, or anybody.
+    /// `None` when nobody else is ready.
+    fn decide_stop(&mut self, site: u64, to: Option<u64>) -> Option<Tid> {
+        let me = self.current;
+        let mut ready = self.ready();
+        ready.retain(|&tid| tid != me);
+        if ready.is_empty() {
+            return None;
+        }
+        let listed = to.and_then(|id| self.ready_one(id)).filter(|&tid| tid != me);
+        let next = match (listed, to) {
+            (Some(next), _) => next,
+            (None, Some(_)) => self.usual(Why::Yield, &ready)?,
+            (None, None) => {
+                self.strategy.lower(me);
+                self.strategy.pick(&ready)
+            }
+        };
+        self.note_down(What::Stop { site, to: self.threads[next].id });
+        self.threads[me].turn += 1;
+        Some(next)
+    }
+
+    /// Gives another thread the turn; its host.
+    fn give_turn(&mut self, next: Tid) -> Option<Arc<Host>> {
+        let me = self.current;
+        self.threads[me].last = self.switches;
+        self.current = next;
+        self.switches += 1;
+        self.since = self.calls;
+        self.threads[next].host.clone()
+    }
+
+    /// Now and then a sleep of the modules' returns without reason, as sleep(9) allows.
+    fn wake_without_reason(&mut self) {
+        // Sleeps of ours have odd channels.
+        let sleeps =
+            |thread: &Thread| matches!(thread.state, State::Asleep { chan, .. } if chan & 1 == 0);
+        let chosen = match &self.script {
+            Some(script) => script.wake(self.place()).and_then(|id| {
+                self.threads.iter().position(|thread| thread.id == id && sleeps(thread))
+            }),
+            None => {
+                let odds = self.spurious;
+                if !self.strategy.rng().one_in(odds) {
+                    return;
+                }
+                let sleepers: Vec<Tid> =
+                    (0..self.threads.len()).filter(|&tid| sleeps(&self.threads[tid])).collect();
+                (!sleepers.is_empty())
+                    .then(|| sleepers[self.strategy.rng().below(sleepers.len() as u64) as usize])
+            }
+        };
+        if let Some(tid) = chosen {
+            self.note_down(What::Wake(self.threads[tid].id));
+            self.threads[tid].state = State::Ready;
+            self.threads[tid].woken = Woken::Wakeup;
         }
     }
 
@@ -468,6 +673,7 @@ impl Sched {
                 thread.woken = Woken::Timeout;
             }
         }
+        self.due = self.next_event().unwrap_or(i64::MAX);
     }
 
     /// When the next timeout is.
@@ -480,7 +686,8 @@ impl Sched {
     }
 }
 
-fn fire_timers() {
+/// Fires the timers that are due, and wakes whose time is up.
+fn look_at_the_clock() {
     loop {
         let due = SCHED.with(|s| {
             let first = s.timers.first().copied().filter(|&(at, _)| at <= s.now);
@@ -490,14 +697,17 @@ fn fire_timers() {
         });
         match due {
             Some((at, key)) => signal::timer_fired(key, at),
-            None => return,
+            None => return SCHED.with(Sched::expire),
         }
     }
 }
 
 /// Sets off [`signal::timer_fired`] at a moment.
 pub fn set_timer(at: i64, key: u64) {
-    SCHED.with(|s| s.timers.insert((at, key)));
+    SCHED.with(|s| {
+        s.timers.insert((at, key));
+        s.due = s.due.min(at);
+    });
 }
 
 pub fn clear_timers(key: u64) {
@@ -505,14 +715,12 @@ pub fn clear_timers(key: u64) {
 }
 
 /// Chooses who runs next; time passes if nobody can.
-fn choose() -> Tid {
+fn choose(why: Why) -> Tid {
     loop {
-        fire_timers();
+        look_at_the_clock();
         let found = SCHED.with(|s| {
-            s.expire();
-            let ready = s.ready();
-            if !ready.is_empty() {
-                return Some(Some(s.pick(&ready)));
+            if let Some(next) = s.decide(why) {
+                return Some(Some(next));
             }
             match s.next_event() {
                 Some(at) => {
@@ -530,35 +738,34 @@ fn choose() -> Tid {
     }
 }
 
+/// Gives the turn away: the running thread sleeps or is blocked.
 fn dispatch() {
-    hand_over(choose());
-}
-
-/// As `dispatch`, but not to the running thread if there is another.
-fn dispatch_other() {
-    let next = SCHED.with(|s| {
-        let me = s.current;
-        let mut ready = s.ready();
-        ready.retain(|&tid| tid != me);
-        if ready.is_empty() { me } else { s.pick(&ready) }
-    });
-    hand_over(next);
+    hand_over(choose(Why::Gone));
 }
 
 fn hand_over(next: Tid) {
     let me = current();
     if next != me {
-        let (mine, its) = SCHED.with(|s| {
-            s.current = next;
-            s.switches += 1;
-            s.since = s.calls;
-            (s.threads[me].host.clone(), s.threads[next].host.clone())
-        });
+        let (mine, its) = SCHED.with(|s| (s.threads[me].host.clone(), s.give_turn(next)));
         its.expect("a ready thread has a host").grant();
         mine.expect("this thread has a host").wait();
+        // It goes on on any processor.
+        let cpu = SCHED.with(|s| Rng::new(s.threads[me].id ^ s.now as u64).below(4));
+        mem::set_cpuid(me, cpu as u32);
     }
-    let (in_module, cpu) = SCHED.with(|s| (s.threads[me].in_module > 0, s.rng.below(4)));
-    mem::set_cpuid(me, cpu as u32);
+    goes_on();
+}
+
+/// The running thread has its turn.
+fn goes_on() {
+    let (in_module, stop) = SCHED.with(|s| {
+        let at = s.place();
+        s.awaited = s.script.as_ref().and_then(|script| script.stop(at));
+        (s.threads[s.current].in_module > 0, s.awaited)
+    });
+    if let Some((site, _)) = stop {
+        probe::stop_at(site);
+    }
     if in_module {
         vm::shut_window();
     }
@@ -617,6 +824,7 @@ pub fn sleep(
         }
         s.threads[me].woken = Woken::Wakeup;
         s.threads[me].state = State::Asleep { chan, catch, until, wmesg: wmesg.to_owned() };
+        s.due = s.due.min(until.unwrap_or(i64::MAX));
     });
     before();
     SCHED.with(|s| {
@@ -634,7 +842,7 @@ pub fn wakeup(chan: u64, one: bool) {
         let on = |thread: &Thread| matches!(thread.state, State::Asleep { chan: its, .. } if its == chan);
         let mut sleepers: Vec<Tid> = (0..s.threads.len()).filter(|&tid| on(&s.threads[tid])).collect();
         if one && sleepers.len() > 1 {
-            let chosen = sleepers[s.rng.below(sleepers.len() as u64) as usize];
+            let chosen = sleepers[s.chance().below(sleepers.len() as u64) as usize];
             sleepers = vec![chosen];
         }
         for tid in sleepers {
@@ -650,22 +858,6 @@ pub fn interrupt(tid: Tid, errno: i32) {
         if matches!(s.threads[tid].state, State::Asleep { catch: true, .. }) {
             s.threads[tid].state = State::Ready;
             s.threads[tid].woken = Woken::Signal(errno);
-        }
-    });
-}
-
-/// A sleep of the modules' returns without reason, as sleep(9) allows.
-fn wake_somebody() {
-    SCHED.with(|s| {
-        // Sleeps of ours have odd channels.
-        let module =
-            |thread: &Thread| matches!(thread.state, State::Asleep { chan, .. } if chan & 1 == 0);
-        let sleepers: Vec<Tid> =
-            (0..s.threads.len()).filter(|&tid| module(&s.threads[tid])).collect();
-        if !sleepers.is_empty() {
-            let tid = sleepers[s.rng.below(sleepers.len() as u64) as usize];
-            s.threads[tid].state = State::Ready;
-            s.threads[tid].woken = Woken::Wakeup;
         }
     });
 }
@@ -856,7 +1048,11 @@ pub fn count_syscall() {
 pub fn table() -> Option<Vec<String>> {
     SCHED.try_with(|s| {
         let time = s.now as f64 / SECOND as f64;
-        let mut lines = vec![format!("time {time:.6} s, {} kernel calls, {:?}", s.calls, s.policy)];
+        let mut lines = vec![format!(
+            "time {time:.6} s, {} kernel calls, {}",
+            s.calls,
+            s.strategy.policy().text()
+        )];
         for (tid, thread) in s.threads.iter().enumerate() {
             let state = match &thread.state {
                 State::Free => continue,

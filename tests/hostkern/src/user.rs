@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
-use crate::{module, report, vm};
+use crate::{module, probe, report, vm};
 
 /// A program's registers.
 #[repr(C)]
@@ -115,6 +115,51 @@ std::arch::global_asm!(
     "hostkern_abandon:",
     "mov rsp, rdi",
     "jmp hostkern_resume",
+    // Where a thread of module code goes on that met a breakpoint, with the address of the
+    // instruction on its stack: has another thread run, and executes it. Everything is kept, flags
+    // too; the frame is one that a report can follow.
+    ".globl hostkern_stopped",
+    "hostkern_stopped:",
+    "push rbp",
+    "mov rbp, rsp",
+    "pushfq",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "push rbx",
+    "push rsi",
+    "push rdi",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "mov rdi, [rbp + 8]",
+    "cld",
+    "and rsp, -16",
+    "call {stopped}",
+    "lea rsp, [rbp - 15 * 8]",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop r11",
+    "pop r10",
+    "pop r9",
+    "pop r8",
+    "pop rdi",
+    "pop rsi",
+    "pop rbx",
+    "pop rdx",
+    "pop rcx",
+    "pop rax",
+    "popfq",
+    "pop rbp",
+    "ret",
+    stopped = sym probe::stopped,
 );
 
 unsafe extern "C" {
@@ -122,6 +167,7 @@ unsafe extern "C" {
     fn hostkern_resume();
     fn hostkern_call(function: *const c_void, argument: *mut c_void, frame: *mut Frame);
     fn hostkern_abandon(rsp: u64) -> !;
+    fn hostkern_stopped();
 }
 
 thread_local! {
@@ -240,6 +286,20 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     let rip = regs[libc::REG_RIP as usize] as u64;
     // SAFETY: si_addr is there for faults; for others it is some number.
     let address = unsafe { info.si_addr() } as u64;
+    if signal == libc::SIGTRAP && rip >= vm::WINDOW_END {
+        let at = rip.wrapping_sub(1);
+        if let Some(stops) = probe::met(at as usize) {
+            regs[libc::REG_RIP as usize] = at as i64;
+            if stops {
+                let rsp = regs[libc::REG_RSP as usize] as u64 - 8;
+                // SAFETY: the stack of the thread that was in module code, which has no red zone.
+                unsafe { (rsp as *mut u64).write(at) };
+                regs[libc::REG_RSP as usize] = rsp as i64;
+                regs[libc::REG_RIP as usize] = hostkern_stopped as *const () as i64;
+            }
+            return;
+        }
+    }
     if frame.is_null() || rip >= vm::WINDOW_END {
         module::fault(signal, rip, address, regs[libc::REG_RBP as usize] as u64);
     }
