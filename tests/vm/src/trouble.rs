@@ -41,12 +41,16 @@ pub fn panic_line(text: &str) -> Option<&str> {
 }
 
 /// The complaints in a console text, each without what differs from run to run, sorted, each
-/// once. Lines of the runner (they begin with '@') are not the kernel's.
+/// once. Lines of the runner (they begin with '@') are not the kernel's, and what it prints may be
+/// in the middle of a kernel's line; frames of a back trace belong to the complaint above them.
 pub fn complaints(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
     for (index, line) in lines.iter().enumerate() {
-        if line.trim_start().starts_with('@') || !COMPLAINTS.iter().any(|part| line.contains(part))
+        let is_frame = line.trim_start().starts_with('#') || line.contains("+0x");
+        if line.trim_start().starts_with('@')
+            || is_frame
+            || !COMPLAINTS.iter().any(|part| line.contains(part))
         {
             continue;
         }
@@ -129,6 +133,12 @@ lock order ufs -> devfs attempted at:
         assert_eq!(complaints(text).len(), 1);
         let text = "Freed UMA keg (aio_rs job) was not empty (3 items).  Lost 1 pages of memory.\n";
         assert_eq!(new_complaints(text, "").len(), 1);
+    }
+
+    #[test]
+    fn a_frame_is_no_complaint() {
+        let cut = LOR.replace("80c5f1a1", "@out sockets ok 80c5f1a1");
+        assert_eq!(new_complaints(&cut, LOR), Vec::<String>::new());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use guest::time::{ms_since, now, sleep_ms};
 cases! { "socket":
     a_read_gets_what_is_there,
     a_read_waits_for_data,
+    what_need_not_wait_is_done_in_the_call,
     a_read_is_not_larger_than_asked_for,
     a_read_of_nothing_takes_nothing,
     the_end_gives_0,
@@ -72,6 +73,35 @@ cases! { "socket":
 /// A stream pair of the local domain.
 fn pair() -> Result<Ends, Stop> {
     net::pair(SOCK_STREAM).must("socketpair")
+}
+
+/// A direction that is ready is served by the thread that submits, unless that is switched off.
+fn what_need_not_wait_is_done_in_the_call(test: &Test) -> Outcome {
+    const INLINE: &str = "vfs.aio.rs.inline";
+    const COUNT: &str = "vfs.aio.rs.socket.inline";
+    if sysctl::get(INLINE).is_none() {
+        return skip(format_args!("the engine is not loaded"));
+    }
+    let (from, to) = pair()?;
+    let bytes = patterned(test, 100, 0);
+    for (inline, done) in [(1, 2u64), (0, 0)] {
+        let _setting = test.setting(INLINE, inline)?;
+        let before = sysctl::get(COUNT);
+        let sent = write(test, to, &bytes)?;
+        if inline == 1 {
+            same(aio::error(sent.addr()), Ok(0), "aio_error of a write that has room")?;
+        }
+        same(test.collect(sent)?, Ok(100), "a write")?;
+        let (got, buffer) = read(test, from, 200)?;
+        if inline == 1 {
+            same(aio::error(got.addr()), Ok(0), "aio_error of a read of what is there")?;
+        }
+        same(test.collect(got)?, Ok(100), "a read")?;
+        holds_pattern(&buffer, 100, 0)?;
+        let count = sysctl::get(COUNT).zip(before).map(|(after, before)| after - before);
+        same(count, Some(done), "what is counted as done in the call")?;
+    }
+    Ok(())
 }
 
 /// What other requests of a case, that are to go through, are made on.
