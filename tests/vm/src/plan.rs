@@ -35,6 +35,9 @@ pub const STACK: &str = "aio_rs_stack.ko";
 /// A module of tests/kmod that stands in for the engine, to try the gate.
 pub const GATE_TEST: &str = "aio_rs_gatetest.ko";
 
+/// A MAC policy of tests/kmod.
+pub const POLICY: &str = "aio_rs_mac.ko";
+
 /// Where the gate in which threads linger is, beside the modules and in the guest.
 pub const WIDE: &str = "wide";
 
@@ -123,6 +126,13 @@ impl Steps {
         self.step(
             "run storm-in-a-jail 1800 lines /mnt/bin/storm --own-stack --requests 10000 --procs 3",
         );
+        self.step(&format!(
+            "sh policy 600 lines [ $(sysctl -n security.mac.version 2>/dev/null || echo 0) -gt 0 ] || \
+             {{ echo no MAC in this kernel; exit {SKIP}; }}; \
+             [ -f /mnt/{POLICY} ] || {{ echo {POLICY} was not built: it needs the source; exit {SKIP}; }}; \
+             kldload /mnt/{POLICY} || exit 1; /mnt/bin/policy; rc=$?; \
+             kldunload aio_rs_mac || rc=1; exit $rc"
+        ));
         self.step("run httpd 600 lines /mnt/bin/httpd");
         self.step(
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
