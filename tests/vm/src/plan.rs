@@ -174,6 +174,15 @@ impl Steps {
         ));
     }
 
+    /// Random calls, also on a disk and on pipes, which the built-in does not survive.
+    fn parked_fuzz(&mut self, name: &str, calls: u64, seed: u64) {
+        self.step(&format!(
+            "sh {name} 1800 lines sysctl -n vfs.aio.rs.park >/dev/null 2>&1 || \
+             {{ echo not for the built-in; exit {SKIP}; }}; mkdir -p /media/stress && \
+             cd /media/stress && exec /mnt/bin/fuzz --disk --park --calls {calls} --seed {seed}"
+        ));
+    }
+
     /// The engine comes and goes, as often as asked but not for longer than that many seconds, while
     /// programs use it; then everything must be where it was after a warm-up. The engine is not loaded
     /// before, nor after.
@@ -252,11 +261,13 @@ impl Steps {
         self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
         self.on_scratch("deliver-warm-up", &format!("deliver --rounds 20 --seed {seed}"));
         self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
+        self.parked_fuzz("fuzz-parked-warm-up", few, seed);
         self.settled_count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
         self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
         self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
+        self.parked_fuzz("fuzz-parked", calls, seed + 1);
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
         self.count("after");
