@@ -144,7 +144,7 @@ impl Steps {
 
     /// Requests on disks: cases, and with `storm` that many checked at random on each kind of disk.
     fn disks(&mut self, storm: Option<u64>) {
-        self.step("run conformance-disks 1800 lines /mnt/bin/disks");
+        self.step("run disks 1800 lines /mnt/bin/disks");
         let Some(requests) = storm else { return };
         let storm = format!("/mnt/bin/disks --bytes 16777216 --requests {requests} --storm");
         self.step(&format!(
