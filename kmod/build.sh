@@ -286,6 +286,8 @@ test_modules() {
 	set_flags
 	for source in "$top"/tests/kmod/*.c; do
 		name=$(basename "$source" .c)
+		# The packaged headers have none of the MAC framework's.
+		[ -n "$SYSDIR" ] || [ "$name" != aio_rs_mac ] || continue
 		# shellcheck disable=SC2086 # flags are words
 		$CC $AIO_RS_CFLAGS -O2 -Werror -c -o "$out/$name.o" "$source"
 		$LD -m elf_x86_64_fbsd -r -T "$top/kmod/kmod.ld" -o "$out/$name.ko" "$out/$name.o"

@@ -22,7 +22,7 @@ file == 1 {
 	place($1, "here", result)
 	next
 }
-$1 ~ /^(plain|debug)$/ && $2 ~ /^(conformance|sockets|pipes|disks)[^\/]*\// {
+$1 ~ /^(plain|debug)$/ && $2 ~ /^(conformance|sockets|pipes|disks|policy)[^\/]*\// {
 	split($2, part, "/")
 	program = part[1]; sub(/(32)?-.*/, "", program)
 	place(program "/" part[2], "built-in", $3)

@@ -33,7 +33,7 @@ fn cases_of(source: &str) -> Vec<String> {
 fn sources() -> Vec<String> {
     let programs = top().join("tests/guest/src/bin");
     let folder = |program| fs::read_dir(programs.join(program)).expect("a program's folder");
-    let files = ["conformance", "sockets", "pipes", "disks"].into_iter().flat_map(folder);
+    let files = ["conformance", "sockets", "pipes", "disks", "policy"].into_iter().flat_map(folder);
     files.map(|file| read(&file.expect("a file").path())).collect()
 }
 

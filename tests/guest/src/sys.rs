@@ -514,6 +514,14 @@ pub fn setuid(uid: u32) -> Result<()> {
     call!(23, uid).map(|_| ())
 }
 
+/// seteuid(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn seteuid(uid: u32) -> Result<()> {
+    call!(183, uid).map(|_| ())
+}
+
 /// getuid(2).
 pub fn getuid() -> u32 {
     call!(24).unwrap_or(0) as u32

@@ -4,7 +4,7 @@
 
 use crate::hypervisor::Disks;
 use crate::options::Options;
-use crate::plan::{GATE_TEST, STACK, WIDE};
+use crate::plan::{GATE_TEST, POLICY, STACK, WIDE};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -53,6 +53,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "holder",
         "noworker",
         "pipes",
+        "policy",
         "sockets",
         "storm",
         "httpd",
@@ -87,6 +88,10 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
             fs::create_dir_all(dir).map_err(failed(dir))?;
             fs::copy(from, &to).map_err(failed(&to))?;
         }
+    }
+    let policy = options.modules.join(POLICY);
+    if policy.is_file() {
+        fs::copy(&policy, stage.join(POLICY)).map_err(failed(&policy))?;
     }
     if options.module {
         for name in ["aio_rs_gate.ko", "aio_rs.ko"] {

@@ -35,6 +35,9 @@ pub const STACK: &str = "aio_rs_stack.ko";
 /// A module of tests/kmod that stands in for the engine, to try the gate.
 pub const GATE_TEST: &str = "aio_rs_gatetest.ko";
 
+/// A MAC policy of tests/kmod.
+pub const POLICY: &str = "aio_rs_mac.ko";
+
 /// Where the gate in which threads linger is, beside the modules and in the guest.
 pub const WIDE: &str = "wide";
 
@@ -123,6 +126,13 @@ impl Steps {
         self.step(
             "run storm-in-a-jail 1800 lines /mnt/bin/storm --own-stack --requests 10000 --procs 3",
         );
+        self.step(&format!(
+            "sh policy 600 lines [ $(sysctl -n security.mac.version 2>/dev/null || echo 0) -gt 0 ] || \
+             {{ echo no MAC in this kernel; exit {SKIP}; }}; \
+             [ -f /mnt/{POLICY} ] || {{ echo {POLICY} was not built: it needs the source; exit {SKIP}; }}; \
+             kldload /mnt/{POLICY} || exit 1; /mnt/bin/policy; rc=$?; \
+             kldunload aio_rs_mac || rc=1; exit $rc"
+        ));
         self.step("run httpd 600 lines /mnt/bin/httpd");
         self.step(
             "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
@@ -134,7 +144,7 @@ impl Steps {
 
     /// Requests on disks: cases, and with `storm` that many checked at random on each kind of disk.
     fn disks(&mut self, storm: Option<u64>) {
-        self.step("run conformance-disks 1800 lines /mnt/bin/disks");
+        self.step("run disks 1800 lines /mnt/bin/disks");
         let Some(requests) = storm else { return };
         let storm = format!("/mnt/bin/disks --bytes 16777216 --requests {requests} --storm");
         self.step(&format!(
@@ -161,6 +171,15 @@ impl Steps {
     fn on_scratch(&mut self, name: &str, command: &str) {
         self.step(&format!(
             "sh {name} 1800 lines mkdir -p /media/stress && cd /media/stress && /mnt/bin/{command}"
+        ));
+    }
+
+    /// Random calls, also on a disk and on pipes, which the built-in does not survive.
+    fn parked_fuzz(&mut self, name: &str, calls: u64, seed: u64) {
+        self.step(&format!(
+            "sh {name} 1800 lines sysctl -n vfs.aio.rs.park >/dev/null 2>&1 || \
+             {{ echo not for the built-in; exit {SKIP}; }}; mkdir -p /media/stress && \
+             cd /media/stress && exec /mnt/bin/fuzz --disk --park --calls {calls} --seed {seed}"
         ));
     }
 
@@ -242,11 +261,13 @@ impl Steps {
         self.on_scratch("stress-warm-up", &format!("stress --requests {few} --seed {seed}"));
         self.on_scratch("deliver-warm-up", &format!("deliver --rounds 20 --seed {seed}"));
         self.on_scratch("fuzz-warm-up", &format!("fuzz --calls {few} --seed {seed}"));
+        self.parked_fuzz("fuzz-parked-warm-up", few, seed);
         self.settled_count("before");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
         self.on_scratch("stress", &format!("stress --requests {requests} --seed {seed}"));
         self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
         self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
+        self.parked_fuzz("fuzz-parked", calls, seed + 1);
         self.step("sh umount 60 lines umount /media");
         self.step("sh settle 60 lines sync; sleep 2");
         self.count("after");

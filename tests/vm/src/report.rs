@@ -218,10 +218,13 @@ fn fields(text: &str) -> BTreeMap<&str, &str> {
     text.split(' ').filter_map(|word| word.split_once('=')).collect()
 }
 
+/// How the names of runs of the programs with cases begin.
+const CASE_PROGRAMS: [&str; 5] = ["conformance", "disks", "pipes", "policy", "sockets"];
+
 /// A line of our conformance program: `ok NAME ...`, or `FAIL`, `skip` or `differs NAME: why ...`,
 /// ending in `served=N accepted=N ms=N`.
 fn conformance_case(run: &str, line: &str) -> Option<Case> {
-    if !run.starts_with("conformance") {
+    if !CASE_PROGRAMS.iter().any(|program| run.starts_with(program)) {
         return None;
     }
     let (word, rest) = line.split_once(' ')?;
@@ -326,9 +329,12 @@ mod tests {
              @out conformance-ufs FAIL cancel_queued: got EINVAL served=0 accepted=1 ms=5\n\
              @out conformance-ufs skip capsicum: no capability mode served=- accepted=0 ms=0\n\
              @out conformance-ufs differs f1: it leaks: got 5 served=- accepted=0 ms=0\n\
-             @out conformance-ufs conformance: 1 ok, 1 failed\n",
+             @out conformance-ufs conformance: 1 ok, 1 failed\n\
+             @begin sockets\n@out sockets ok socket_x served=3 accepted=3 ms=4\n\
+             @begin storm\n@out storm ok storm_x served=3 accepted=3 ms=4\n",
         );
-        assert_eq!(report.cases.len(), 4);
+        assert_eq!(report.cases.len(), 5);
+        assert_eq!(report.cases[4].suite, "sockets");
         assert_eq!(report.cases[3].verdict, Verdict::Differs);
         assert_eq!(report.cases[3].reason, "it leaks: got 5");
         assert_eq!(report.cases[0].name, "read_whole");

@@ -4,8 +4,9 @@
 //! kernel's, or taken away by another thread meanwhile, descriptors of every kind, notifications,
 //! and an order that makes no sense.
 //!
-//! `fuzz [--calls 100000] [--threads 4] [--seed 1] [--old-lists] [--disk] [--beside]` works in
-//! the current directory; with the last, others use AIO meanwhile.
+//! `fuzz [--calls 100000] [--threads 4] [--seed 1] [--old-lists] [--disk] [--park] [--beside]` works
+//! in the current directory; with the last, others use AIO meanwhile. With `--park` requests on pipes
+//! and FIFOs are accepted (`vfs.aio.rs.park`), else they are refused.
 //! What each thread tries in which order depends on the seed only. It prints counts, and exits 1
 //! when a call gave an errno that is not documented for it, when a request could not be collected
 //! in the end, when an event was left of requests that were, when a count of the kernel is not
@@ -25,12 +26,14 @@ use guest::aio::{self, Aiocb, Cb, Sigevent};
 use guest::errno::*;
 use guest::kqueue::{self, EVFILT_AIO, EVFILT_LIO, Kevent};
 use guest::mem::{HOLE, PAGE, Region};
+use guest::net;
 use guest::oaio::{self, Oaiocb, Osigevent};
 use guest::out::Text;
+use guest::path::Path;
 use guest::rng::{Rng, mix};
 use guest::signal::{self, SIGRTMIN, Set};
 use guest::sys::{self, Ended, Fork, Iovec, Timespec};
-use guest::sysctl::{self, Maybe, served};
+use guest::sysctl::{self, Maybe, Setting, served};
 use guest::time::{ms_since, now, sleep_ms};
 use guest::{Args, Errno, Result, println, thread};
 
@@ -54,7 +57,9 @@ const VICTIM: usize = 4 * PAGE;
 
 /// Descriptors, from this number on.
 const FIRST_FD: i32 = 100;
-const FDS: usize = 24;
+const FDS: usize = 32;
+/// From this place on: pairs that the first places have none of.
+const PAIRS: usize = 24;
 
 guest::program!(run);
 
@@ -118,6 +123,8 @@ const OF_REQUESTS: &[Errno] = &[
     EOPNOTSUPP,
     ECONNRESET,
     EDESTADDRREQ,
+    // A datagram came to nobody, and the sender was told.
+    ECONNREFUSED,
 ];
 
 impl Call {
@@ -159,6 +166,8 @@ static TIDS: [AtomicI64; THREADS] = [const { AtomicI64::new(0) }; THREADS];
 static OLD_LISTS: AtomicUsize = AtomicUsize::new(0);
 /// Others use AIO meanwhile: counts of the kernel tell nothing.
 static BESIDE: AtomicUsize = AtomicUsize::new(0);
+/// How many FIFOs were made.
+static FIFOS: AtomicU64 = AtomicU64::new(0);
 static DISK: AtomicI32 = AtomicI32::new(-1);
 
 fn bad(args: fmt::Arguments<'_>) {
@@ -208,7 +217,15 @@ fn run(args: Args) -> i32 {
     let old_lists = args.has(c"--old-lists") || served().is_some();
     OLD_LISTS.store(usize::from(old_lists), SeqCst);
     BESIDE.store(usize::from(args.has(c"--beside")), SeqCst);
-    println!("fuzz: seed={seed} calls={calls} threads={threads} old-lists={old_lists}");
+    let park = args.has(c"--park");
+    let _parked = match park.then(|| Setting::new("vfs.aio.rs.park", 1)).transpose() {
+        Ok(parked) => parked,
+        Err(error) => {
+            println!("fuzz: cannot set vfs.aio.rs.park: {error}");
+            return 2;
+        }
+    };
+    println!("fuzz: seed={seed} calls={calls} threads={threads} old-lists={old_lists} park={park}");
     let disk = c"/dev/md32";
     let mdconfig = [c"/sbin/mdconfig", c"-a", c"-t", c"malloc", c"-s", c"1m", c"-u", c"32"];
     let has_disk = args.has(c"--disk") && sys::run_quietly(&mdconfig) == Ok(0);
@@ -267,8 +284,45 @@ fn settled(wanted: [Option<u64>; 4]) -> [Option<u64>; 4] {
     gauges()
 }
 
+/// A FIFO of its own, with calls that wait.
+fn fifo() -> Result<(i32, i32)> {
+    let name = Path::of(format_args!("fuzz-fifo{}", FIFOS.fetch_add(1, SeqCst)));
+    sys::mkfifo(name.as_cstr(), 0o600)?;
+    let from = sys::open(name.as_cstr(), sys::O_RDONLY | sys::O_NONBLOCK, 0)?;
+    let to = sys::open(name.as_cstr(), sys::O_WRONLY | sys::O_NONBLOCK, 0)?;
+    sys::unlink(name.as_cstr())?;
+    for fd in [from, to] {
+        // fcntl(2), F_SETFL.
+        sys::call(92, [fd as usize, 4, 0, 0, 0, 0])?;
+    }
+    Ok((from, to))
+}
+
+/// Puts both ends of a pair where they belong.
+fn open_pair(place: usize) -> Result<i32> {
+    let (one, two) = match (place - PAIRS) / 2 {
+        0 => net::connected(net::SOCK_STREAM, 0)?,
+        1 => net::udp_pair()?,
+        2 => fifo()?,
+        _ => net::pair(net::SOCK_SEQPACKET)?,
+    };
+    move_to(two, FIRST_FD + place as i32 + 1)?;
+    move_to(one, FIRST_FD + place as i32)
+}
+
+/// Whether a place is filled together with the one before it.
+fn is_second(place: usize) -> bool {
+    if place < PAIRS { matches!(place % 12, 6 | 8) } else { place % 2 == 1 }
+}
+
 /// Kinds of descriptors, by place in the table.
 fn open_one(place: usize) -> Result<i32> {
+    if is_second(place) {
+        return Ok(-1);
+    }
+    if place >= PAIRS {
+        return open_pair(place);
+    }
     let file = |flags| sys::open(c"fuzz-file", flags | sys::O_CREAT, 0o600);
     let kind = place % 12;
     let fd = match kind {
@@ -283,7 +337,6 @@ fn open_one(place: usize) -> Result<i32> {
             move_to(two, FIRST_FD + place as i32 + 1)?;
             one
         }
-        6 | 8 => return Ok(-1),
         9 | 10 => sys::kqueue()?,
         _ if place < 12 => sys::open(c"/dev/null", sys::O_RDWR, 0)?,
         _ => match DISK.load(SeqCst) {
@@ -293,6 +346,9 @@ fn open_one(place: usize) -> Result<i32> {
     };
     move_to(fd, FIRST_FD + place as i32)
 }
+
+/// Places of pipes and FIFOs.
+const PIPES: [i32; 6] = [7, 8, 19, 20, 28, 29];
 
 fn move_to(fd: i32, to: i32) -> Result<i32> {
     sys::dup2(fd, to)?;
@@ -508,6 +564,7 @@ impl Hand {
             // Files, mostly.
             1..12 => FIRST_FD + self.pick([0, 1, 2, 12, 13]),
             12..15 => FIRST_FD + self.pick([5, 6]),
+            15..18 => FIRST_FD + self.pick(PIPES),
             _ => FIRST_FD + self.rng.below(FDS as u64) as i32,
         }
     }
@@ -696,7 +753,10 @@ impl Hand {
             150..182 => self.wait_any(),
             182..190 => self.events(),
             190..193 => self.come_and_go(),
-            193..196 => move_data(FIRST_FD + [5, 6, 17, 18][self.rng.below(4) as usize]),
+            193 | 194 => {
+                move_data(FIRST_FD + self.pick([5, 6, 17, 18, 24, 25, 26, 27, 30, 31]));
+            }
+            195 => self.move_through_pipe(),
             196..198 => self.reopen(),
             198 => {
                 let set = (0..6).fold(Set::default(), |set, signo| set.with(SIGRTMIN + signo));
@@ -704,6 +764,17 @@ impl Hand {
             }
             _ if self.one_in(20) => self.fork(),
             _ => sys::sched_yield(),
+        }
+    }
+
+    /// Takes what is there to read from a pipe, or gives it something. The alarm ends what waits.
+    fn move_through_pipe(&mut self) {
+        let fd = FIRST_FD + self.pick(PIPES);
+        let mut bytes = [0x55u8; 4096];
+        if sys::poll_in(fd, 0) == Ok(true) {
+            let _ = sys::read(fd, &mut bytes);
+        } else {
+            let _ = sys::write(fd, &bytes[..64]);
         }
     }
 
@@ -818,15 +889,18 @@ impl Hand {
     /// Closes a descriptor, whoever uses it, and opens one of its kind in its place.
     fn reopen(&mut self) {
         let place = self.rng.below(FDS as u64) as usize;
-        let kind = place % 12;
-        if kind == 6 || kind == 8 {
+        if is_second(place) {
             return;
         }
         let _ = sys::close(FIRST_FD + place as i32);
         if self.one_in(2) {
             sys::sched_yield();
         }
-        if let Err(error) = open_one(place)
+        // An alarm would leave a part of it.
+        let alarm = Set::of(sys::SIGALRM);
+        let opened = signal::block(alarm).and_then(|()| open_one(place));
+        let _ = signal::unblock(alarm);
+        if let Err(error) = opened
             && error != EBADF
         {
             bad(format_args!("open descriptor {place}: {error}"));

@@ -447,13 +447,15 @@ pub fn holds_pattern(buffer: &Region, len: usize, offset: usize) -> Outcome {
 }
 
 /// Sysctls that cases set; a case that is killed does not put them back itself.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 13] = [
     "vfs.aio.aiod_lifetime",
     "vfs.aio.rs.park",
     "vfs.aio.max_aio_procs",
     "vfs.aio.target_aio_procs",
     "vfs.aio.rs.lio_empty_kevent",
     "security.bsd.unprivileged_mlock",
+    "security.mac.aio_rs.uid",
+    "vfs.aio.rs.inline",
     "vfs.aio.enable_unsafe",
     "vfs.aio.max_aio_per_proc",
     "vfs.aio.max_aio_queue",

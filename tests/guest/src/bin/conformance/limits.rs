@@ -231,6 +231,11 @@ fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
         started += i32::from(sys::poll_in(from, 30_000) == Ok(true));
         *block = Some((cb, from));
     }
+    // One may be counted after it has begun.
+    let begun = guest::time::now();
+    while workers() < 8 && guest::time::ms_since(begun) < 10_000 {
+        guest::time::sleep_ms(5);
+    }
     let busy = workers();
     for (_, from) in blocks.into_iter().flatten() {
         // Whoever writes is told how much the pipe held.

@@ -382,6 +382,7 @@ fn both_ends_of_an_exited_process_go(test: &Test) -> Outcome {
         })?;
         sys::close(to).must("close")?;
         test.child_ended(pid, "a child with a read", Ended::Exit(0))?;
+        settle(test)?;
         // The child's request kept no end open.
         let count = sys::read(from, &mut [0; 10]).must("read")?;
         check!(count <= 1, "{count} bytes");

@@ -417,8 +417,10 @@ fn bound_with_a_read(test: &Test) -> Result<(i32, Cb), Stop> {
 }
 
 fn listen_is_einval_while_a_request_waits(test: &Test) -> Outcome {
-    let (fd, _) = bound_with_a_read(test)?;
-    refused(net::listen(fd, 5), EINVAL, "listen")
+    let (fd, cb) = bound_with_a_read(test)?;
+    refused(net::listen(fd, 5), EINVAL, "listen")?;
+    same(aio::cancel(fd, cb.addr()), Ok(AIO_CANCELED), "aio_cancel")?;
+    cancelled(cb)
 }
 
 fn listen_is_fine_after_a_cancel(test: &Test) -> Outcome {
