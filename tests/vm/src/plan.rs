@@ -35,6 +35,9 @@ pub const STACK: &str = "aio_rs_stack.ko";
 /// A module of tests/kmod that stands in for the engine, to try the gate.
 pub const GATE_TEST: &str = "aio_rs_gatetest.ko";
 
+/// A module of tests/kmod that listens to the engine's probes.
+pub const LISTENER: &str = "aio_rs_listener.ko";
+
 /// A MAC policy of tests/kmod.
 pub const POLICY: &str = "aio_rs_mac.ko";
 
@@ -234,6 +237,25 @@ impl Steps {
         }
     }
 
+    /// Somebody listens to the probes, while a program reads a file by a worker, and then in the
+    /// submitter: what they told is what it did.
+    fn probes(&mut self) {
+        self.step(&format!(
+            "sh probes 120 lines kldload /mnt/{LISTENER} || exit 1; \
+             sysctl vfs.aio.rs.inline=0 >/dev/null; by_worker=$(/mnt/bin/aio_demo /bin/sh); \
+             one=$(sysctl -n debug.aio_rs_listener); \
+             sysctl vfs.aio.rs.inline=1 >/dev/null; inline=$(/mnt/bin/aio_demo /bin/sh); \
+             two=$(sysctl -n debug.aio_rs_listener); \
+             kldunload aio_rs_listener; echo \"$by_worker\"; echo \"$two\"; \
+             /mnt/bin/aio_demo /bin/sh >/dev/null || exit 1; \
+             n=${{by_worker##*requests=}}; n=${{n%% *}}; \
+             b=${{by_worker##*bytes=}}; b=${{b%% *}}; \
+             [ $n -gt 0 ] && echo \"$one\" | grep -q \"^queue $n \" && \
+             echo \"$one\" | grep -q \"^start $n \" && echo \"$one\" | grep -q \"^done $n $b$\" && \
+             echo \"$two\" | grep -q \"^done $((n * 2)) $((b * 2))$\""
+        ));
+    }
+
     /// The gate alone, under programs that use the built-in and processes that come and go.
     fn gate(&mut self) {
         self.step(&format!(
@@ -412,6 +434,9 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.load("-again");
     steps.demo("-again", true);
     obstacles(&mut steps, options.modules.join(STACK).is_file());
+    if options.modules.join(LISTENER).is_file() {
+        steps.probes();
+    }
     if options.modules.join(GATE_TEST).is_file() {
         steps.gate();
     }
