@@ -604,7 +604,8 @@ fn processes(row: &Row, bench: &mut Bench, fd: i32, count: usize) -> Result<(), 
     use core::sync::atomic::Ordering::SeqCst;
     let rounds = bench.ops(320).div_ceil(row.count as u64);
     let shared = shared(row, rounds, fd)?;
-    let (go, ready) = (sys::pipe().map_err(at("pipe"))?, sys::pipe().map_err(at("pipe"))?);
+    let pipe = || sys::pipe().map_err(at("pipe"));
+    let (go, ready, end) = (pipe()?, pipe()?, pipe()?);
     let child = || -> Result<(), Failure> {
         let requests = Requests::new(fd, row.count, row.size, SPAN)?;
         let mut byte = [0];
@@ -621,8 +622,8 @@ fn processes(row: &Row, bench: &mut Bench, fd: i32, count: usize) -> Result<(), 
             }
         }
         sys::write(ready.1, &byte).map_err(at("write"))?;
-        // Its end is not measured.
-        sys::read(go.0, &mut byte).map_err(at("read"))?;
+        // Its end is not measured. Not the pipe from before: another may not have begun yet.
+        sys::read(end.0, &mut byte).map_err(at("read"))?;
         Ok(())
     };
     const MOST: usize = 4;
@@ -645,14 +646,14 @@ fn processes(row: &Row, bench: &mut Bench, fd: i32, count: usize) -> Result<(), 
         }
         Ok(())
     };
-    let release = || sys::write(go.1, &[0; MOST][..count]).map_err(at("write"));
+    let release = |(_, to)| sys::write(to, &[0; MOST][..count]).map_err(at("write"));
     let result = all().and_then(|()| {
         bench.meter.time(rounds * (count * row.count) as u64, || {
-            release()?;
+            release(go)?;
             all()
         })
     });
-    let _ = release();
+    let _ = release(end);
     for &mut pid in pids {
         if result.is_err() {
             let _ = sys::kill(pid, sys::SIGKILL);
