@@ -46,6 +46,10 @@ soak: deps
 mutants: deps
 	@SEEDS=$(SEEDS) tests/mutants.sh $(ARGS)
 
+# Which basic blocks of the modules the host kernel's runs reach.  SEEDS=<of each scenario>
+coverage: deps
+	@tests/coverage.sh
+
 # What calls cost on both engines: instructions, and time.  Figures, no verdict.
 bench: deps
 	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
@@ -64,4 +68,4 @@ uninstall:
 clean:
 	rm -rf build target
 
-.PHONY: mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean
+.PHONY: coverage mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean

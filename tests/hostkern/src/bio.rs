@@ -2,8 +2,9 @@
 //! bio(9): transfers of disks, and the context they end in.
 //!
 //! A bio ends inside the driver's strategy routine, or in one of two threads of the kernel's, as the
-//! seed has it: at once, a little later, or late; late ones may find the file closed, the process on
-//! its way out or the device gone. Either way what the bio calls when it is done may not sleep.
+//! seed has it: at once, a little later, late, or when somebody next closes a file, cancels requests,
+//! ends or becomes another program, during that call or after it. So it may find the file closed, the
+//! process on its way out or the device gone. Either way what the bio calls when it is done may not sleep.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -23,6 +24,8 @@ struct Flight {
     bp: usize,
     disk: u64,
     due: i64,
+    /// It waits for one of the calls of [`called`].
+    waits: bool,
 }
 
 struct Bios {
@@ -86,6 +89,23 @@ pub fn hurry(disk: u64) {
     sched::wakeup(CHANNEL, false);
 }
 
+/// A program makes a system call: close(2), aio_cancel(2), exit(2) and execve(2) are what some bios
+/// wait for.
+pub fn called(number: u64) {
+    if ![1, 6, 59, 316].contains(&number)
+        || !BIOS.with(|bios| bios.flights.iter().any(|its| its.waits))
+    {
+        return;
+    }
+    let due = sched::now() + sched::random(SECOND as u64 / 20_000) as i64;
+    BIOS.with(|bios| {
+        for flight in bios.flights.iter_mut().filter(|its| its.waits) {
+            (flight.waits, flight.due) = (false, due.min(flight.due));
+        }
+    });
+    sched::wakeup(CHANNEL, false);
+}
+
 /// d_strategy of all disks.
 pub unsafe extern "C" fn strategy(bp: *mut sys::bio) {
     sched::point();
@@ -101,19 +121,24 @@ pub unsafe extern "C" fn strategy(bp: *mut sys::bio) {
         report::panic("a bio without done routine");
     }
     let (disk, delay) = disk::take(bio.bio_dev);
-    let delay = delay.unwrap_or_else(|| match sched::random(16) {
+    let mut waits = false;
+    let delay = delay.unwrap_or_else(|| match sched::random(18) {
         0..5 => 0,
         5..8 => 1,
         8..12 => 1 + sched::random(SECOND as u64 / 50_000) as i64,
         12..15 => sched::random(SECOND as u64 / 500) as i64,
-        _ => sched::random(SECOND as u64 / 5) as i64,
+        15 => sched::random(SECOND as u64 / 5) as i64,
+        _ => {
+            waits = true;
+            SECOND / 2
+        }
     });
     if delay == 0 {
         BIOS.with(|bios| bios.inline += 1);
         end(bp, disk);
     } else {
         let due = sched::now() + delay;
-        BIOS.with(|bios| bios.flights.push(Flight { bp: bp as usize, disk, due }));
+        BIOS.with(|bios| bios.flights.push(Flight { bp: bp as usize, disk, due, waits }));
         sched::wakeup(CHANNEL, false);
     }
     sched::point();

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::c_void;
 
+use crate::coverage::{Block, Coverage};
 use crate::state::{Held, Rng};
 use crate::text::Text;
 use crate::{report, sched};
@@ -41,8 +42,10 @@ struct Probes {
     waiting: VecDeque<usize>,
     /// Where threads were stopped: a hint at what is executed at all.
     known: Vec<usize>,
-    /// Blocks that were reached, by file and offset; `None` where nobody wants to know.
-    reached: Option<BTreeSet<(String, u64)>>,
+    /// Blocks that were reached, by address; `None` where nobody wants to know.
+    reached: Option<BTreeSet<usize>>,
+    /// The blocks of modules that were unloaded.
+    past: Coverage,
 }
 
 static PROBES: Held<Probes> = Held::new(Probes {
@@ -51,6 +54,7 @@ static PROBES: Held<Probes> = Held::new(Probes {
     waiting: VecDeque::new(),
     known: Vec::new(),
     reached: None,
+    past: Coverage::new(),
 });
 
 /// Has the blocks counted of the modules that are loaded from here on.
@@ -74,14 +78,45 @@ pub fn loaded(file: &str, start: usize, end: usize, text: Text) {
 pub fn unloaded(start: usize) {
     PROBES.with(|probes| {
         let Some(index) = probes.loaded.iter().position(|its| its.start == start) else { return };
-        let end = probes.loaded.swap_remove(index).end;
+        let loaded = probes.loaded.swap_remove(index);
+        let end = loaded.end;
+        probes.account(&loaded);
         probes.planted.retain(|&at, _| !(start..end).contains(&at));
         probes.waiting.retain(|&at| !(start..end).contains(&at));
         probes.known.retain(|&at| !(start..end).contains(&at));
     });
 }
 
+/// Which blocks were reached so far; `None` if they are not counted, or cannot be looked at.
+pub fn coverage() -> Option<Coverage> {
+    PROBES
+        .try_with(|probes| {
+            probes.reached.as_ref()?;
+            for loaded in std::mem::take(&mut probes.loaded) {
+                probes.account(&loaded);
+            }
+            Some(std::mem::take(&mut probes.past))
+        })
+        .flatten()
+}
+
 impl Probes {
+    /// Adds a module's blocks to those of the past.
+    fn account(&mut self, loaded: &Loaded) {
+        let Some(reached) = &self.reached else { return };
+        for block in &loaded.text.blocks {
+            let function = &loaded.text.functions[block.function];
+            let offset = |at: u64| at - loaded.start as u64;
+            let its = Block {
+                reached: reached.contains(&(block.start as usize)),
+                asserts: block.asserts,
+                start: offset(function.start),
+                function: function.name.clone(),
+            };
+            self.past.add(&loaded.file, offset(block.start), its);
+        }
+    }
+
     /// Writes a byte of text.
     fn write(at: usize, byte: u8) -> u8 {
         let page = (at & !(PAGE - 1)) as *mut c_void;
@@ -197,11 +232,9 @@ pub fn met(at: usize) -> Option<bool> {
             }
         }
         if planted.counts
-            && let Some(loaded) =
-                probes.loaded.iter().find(|its| (its.start..its.end).contains(&at))
             && let Some(reached) = &mut probes.reached
         {
-            reached.insert((loaded.file.clone(), (at - loaded.start) as u64));
+            reached.insert(at);
         }
         Some(planted.stops)
     })

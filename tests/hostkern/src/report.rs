@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{decisions, module, sched};
+use crate::{decisions, module, probe, sched};
 
 /// A kernel panic, or a rule of the kernel broken.
 pub const PANIC: i32 = 9;
@@ -69,6 +69,14 @@ pub fn record_to(path: PathBuf) {
     let _ = RECORD.set(path);
 }
 
+/// Where it is written to which blocks of the modules were reached.
+static COVERAGE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has what was reached added to a file when the run ends, however it does.
+pub fn coverage_to(path: PathBuf) {
+    let _ = COVERAGE.set(path);
+}
+
 /// Ends the process at once: other threads are in the middle of things.
 pub fn end(status: i32) -> ! {
     if let Some(path) = RECORD.get()
@@ -76,6 +84,17 @@ pub fn end(status: i32) -> ! {
         && let Err(error) = std::fs::write(path, decisions::text(&list))
     {
         console(&format!("hostkern: {}: {error}\n", path.display()));
+    }
+    if let Some(path) = COVERAGE.get()
+        && let Some(coverage) = probe::coverage()
+        && let Err(error) = coverage.save(path)
+    {
+        console(&format!("hostkern: {}: {error}\n", path.display()));
+    }
+    if status != 0 {
+        for line in sched::taken() {
+            console(&format!("hostkern: by the list: {line}\n"));
+        }
     }
     let _ = std::io::stdout().flush();
     // SAFETY: ends the process.

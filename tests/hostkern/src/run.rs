@@ -7,34 +7,39 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::coverage::Coverage;
 use crate::decisions::{self, Script};
 use crate::sched::{self, SECOND, Schedule};
+use crate::state::Rng;
 use crate::strategy::{self, Policy};
 use crate::{
-    bio, disk, fault, file, imports, kqueue, mem, module, pages, proc, report, shrink, socket,
-    socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
+    bio, disk, fault, file, imports, kqueue, mem, module, pages, probe, proc, report, shrink,
+    socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy POLICY] [--preempt N] [--spurious N]
-                    [--record FILE] [--replay FILE]
+                    [--record FILE] [--replay FILE] [--schedule N] [--coverage FILE]
                     [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern shrink [options of run] [--record FILE] [--jobs N] [--most TRIES] -- PROGRAM [ARG...] [-- PROGRAM...]
-       hostkern load KO...
+       hostkern coverage [--symbols DIR] FILE...
+       hostkern load [--seed N] [--preempt N] KO...
        hostkern functions
 
 run    loads the modules, runs the programs, unloads aio_rs and looks for what is left over; the exit
        status is the last program's, or 9 for a panic. `@seed` in an argument is the seed.
        POLICY is block, uniform:N, priorities:N, pct:D:N or starve:N; --preempt N has a thread stopped
        between two instructions of a module about once in N scheduling points. Without these options
-       the seed chooses. --record writes down what was decided, --replay decides so again.
+       the seed chooses; --schedule N makes another choice. --record writes down what was decided,
+       --replay decides so again. --coverage adds to a file which blocks of the modules were reached.
 load   loads the files, unloads them in the opposite order, and looks for what is left over.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace; with --stop
        until one fails.
 faults runs the programs once, and then once for each kernel call that may fail, at each occurrence of
        it (at most --most of them) once, and from there on always; `run --fail NAME:N[:always]` repeats one.
+coverage says what such files have; with --symbols, where the modules' .full are, by line.
 shrink makes a run that fails, and looks for the shortest list of decisions with which it fails in the
        same way; the list is in --record's file, or seed-N.decisions.
 ";
@@ -49,6 +54,10 @@ struct Options {
     /// Where decisions are written to, and where they come from.
     record: Option<PathBuf>,
     replay: Option<PathBuf>,
+    /// Where blocks that were reached are added.
+    coverage: Option<PathBuf>,
+    /// The number of the schedule.
+    schedule: u64,
     keep_loaded: bool,
     verbose: bool,
     progress: bool,
@@ -84,6 +93,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
         preempt: None,
         record: None,
         replay: None,
+        coverage: None,
+        schedule: 0,
         keep_loaded: false,
         verbose: false,
         progress: false,
@@ -141,6 +152,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--spurious" => options.spurious = number()?,
             "--preempt" => options.preempt = Some(number()?),
             "--record" => options.record = Some(value.into()),
+            "--coverage" => options.coverage = Some(value.into()),
+            "--schedule" => options.schedule = number()?,
             "--replay" => options.replay = Some(value.into()),
             "--limit" => options.limit = number()?,
             "--first" => options.first = number()?,
@@ -182,6 +195,9 @@ pub fn main() -> ExitCode {
             println!("{:28} {}", import.name, import.manual);
         }
         return ExitCode::SUCCESS;
+    }
+    if command == "coverage" {
+        return covered(rest);
     }
     if command == "load" {
         return load(rest);
@@ -281,8 +297,14 @@ fn one(options: Options) -> ExitCode {
         stops: options.preempt.unwrap_or_else(|| strategy::stops_of_seed(options.seed)),
         script,
         record: options.record.is_some(),
+        number: options.schedule,
+        calm: calm_of_seed(options.seed),
     };
     sched::configure(options.seed, schedule);
+    if let Some(path) = &options.coverage {
+        probe::count_blocks();
+        report::coverage_to(path.clone());
+    }
     if let Some(path) = &options.record {
         report::record_to(path.clone());
     }
@@ -297,8 +319,53 @@ fn one(options: Options) -> ExitCode {
     }
 }
 
+/// How much virtual time the end of a run may take, and the rest of a run that gets calm.
+const CALM_END: i64 = 100 * SECOND;
+const CALM_REST: i64 = 1000 * SECOND;
+
+/// After how many kernel calls a seed's run gets calm, if it does before its programs have ended: one
+/// in four.
+fn calm_of_seed(seed: u64) -> Option<(u64, i64)> {
+    let mut rng = Rng::new(seed ^ 0x63_616c_6d);
+    let at = 1000 << rng.below(9);
+    rng.one_in(4).then(|| (at + rng.below(at), CALM_REST))
+}
+
+/// Says what files of coverage have.
+fn covered(args: &[String]) -> ExitCode {
+    let (symbols, files) = match args {
+        [option, dir, files @ ..] if option == "--symbols" => (Some(PathBuf::from(dir)), files),
+        files => (None, files),
+    };
+    let mut all = Coverage::new();
+    for file in files {
+        match std::fs::read_to_string(file) {
+            Ok(text) => all.merge(Coverage::parse(&text)),
+            Err(error) => {
+                eprintln!("hostkern: {file}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    for line in all.report(symbols.as_deref()) {
+        println!("{line}");
+    }
+    ExitCode::SUCCESS
+}
+
 /// Only loads and unloads modules.
-fn load(files: &[String]) -> ExitCode {
+fn load(args: &[String]) -> ExitCode {
+    let (mut seed, mut stops, mut files) = (1, 0, args);
+    while let [option, value, rest @ ..] = files
+        && let Ok(number) = value.parse()
+    {
+        match option.as_str() {
+            "--seed" => seed = number,
+            "--preempt" => stops = number,
+            _ => break,
+        }
+        files = rest;
+    }
     without_randomisation();
     stay_on_one_processor();
     report::catch_panics();
@@ -312,8 +379,9 @@ fn load(files: &[String]) -> ExitCode {
         })
         .collect();
     let policy = Policy::Block;
-    let schedule = Schedule { policy, spurious: 0, stops: 0, script: None, record: false };
-    sched::configure(1, schedule);
+    let (script, record, number, calm) = (None, false, 0, None);
+    let schedule = Schedule { policy, spurious: 0, stops, script, record, number, calm };
+    sched::configure(seed, schedule);
     boot();
     let first = proc::start_kernel(move || {
         let before = mem::objects();
@@ -406,6 +474,9 @@ fn schedule_words(options: &Options) -> Vec<String> {
     if let Some(preempt) = options.preempt {
         words.extend(["--preempt".to_owned(), preempt.to_string()]);
     }
+    if options.schedule > 0 {
+        words.extend(["--schedule".to_owned(), options.schedule.to_string()]);
+    }
     if options.spurious > 0 {
         words.extend(["--spurious".to_owned(), options.spurious.to_string()]);
     }
@@ -488,6 +559,8 @@ fn kernel_thread(
         }
     }
     let mut bad = Vec::new();
+    sched::calm(CALM_END);
+    let calm_since = sched::now();
     proc::kill_everybody();
     let (served, unserved) = (counter("served"), counter("unserved"));
     if sysctl::value("vfs.aio.num_queue_count") != 0 {
@@ -528,7 +601,7 @@ fn kernel_thread(
         report::console(&format!("hostkern: LEFT OVER: {why}\n"));
     }
     report::console(&format!(
-        "hostkern: seed={} policy={} syscalls={} kernel_calls={} switches={} stops={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        "hostkern: seed={} policy={} syscalls={} kernel_calls={} switches={} stops={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} calm_ms={} real_ms={} trace={:016x} exit={exit}\n",
         options.seed,
         totals.policy.text(),
         totals.syscalls,
@@ -538,6 +611,7 @@ fn kernel_thread(
         bios.0,
         bios.1,
         syscalls::elapsed().as_millis(),
+        (sched::now() - calm_since) / (SECOND / 1000),
         started.elapsed().as_millis(),
         totals.hash,
     ));
@@ -590,6 +664,7 @@ struct Sums {
     switches: u64,
     stops: u64,
     served: u64,
+    coverage: Coverage,
 }
 
 /// How long one seed may take.
@@ -683,6 +758,7 @@ fn shrunk(options: &Options) -> ExitCode {
         command: command.get_args().map(|word| word.to_string_lossy().into_owned()).collect(),
         programs: program_words(options),
         jobs: options.jobs,
+        stops: options.preempt.unwrap_or_else(|| strategy::stops_of_seed(options.seed)),
         most: usize::try_from(options.most).unwrap_or(usize::MAX).min(5000),
         result,
     };
@@ -695,6 +771,7 @@ fn shrunk(options: &Options) -> ExitCode {
             only: None,
             record: None,
             replay: Some(path.to_owned()),
+            coverage: None,
             ..*options
         };
         again(&words)
@@ -753,6 +830,7 @@ fn runs(options: &Options, mut queue: Vec<Task>) -> Sums {
             let log = std::fs::File::create(dir.join("log")).expect("a log");
             let mut command = run_command(&exe, options, &task);
             command
+                .args(options.coverage.iter().flat_map(|_| ["--coverage", "../coverage"]))
                 .args(program_words(options))
                 .current_dir(dir.join("work"))
                 .stdout(log)
@@ -792,6 +870,11 @@ fn runs(options: &Options, mut queue: Vec<Task>) -> Sums {
         std::thread::sleep(Duration::from_millis(1));
     }
     let _ = std::fs::remove_dir_all(&work);
+    if let Some(path) = &options.coverage
+        && let Err(error) = std::mem::take(&mut sums.coverage).save(path)
+    {
+        println!("hostkern: {}: {error}", path.display());
+    }
     sums
 }
 
@@ -811,6 +894,11 @@ fn settle(
     };
     let number = |name: &str| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
     sums.runs += 1;
+    if options.coverage.is_some()
+        && let Ok(text) = std::fs::read_to_string(run.dir.join("coverage"))
+    {
+        sums.coverage.merge(Coverage::parse(&text));
+    }
     sums.syscalls += number("syscalls");
     sums.calls += number("kernel_calls");
     sums.switches += number("switches");
@@ -844,6 +932,7 @@ fn settle(
             only: None,
             record: None,
             replay: None,
+            coverage: None,
             ..*options
         };
         once.keep_loaded = false;

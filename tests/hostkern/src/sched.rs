@@ -9,15 +9,23 @@
 //! the next timeout when nobody can run.
 
 use std::cell::Cell;
+mod mutex;
+mod told;
+mod turns;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::decisions::{Decision, Place, Script, What};
+pub use mutex::{lock_order, mtx_destroy, mtx_init, mtx_lock, mtx_owned, mtx_unlock, word_of};
+use told::Event;
+pub use told::{keep, note, recent, table, taken};
+use turns::Why;
+
+use crate::decisions::{Decision, Script};
 use crate::state::{Held, Rng};
-use crate::strategy::{Policy, SLICE, Strategy};
-use crate::{imports, mem, module, probe, report, signal, sys, user, vm};
+use crate::strategy::{Policy, Strategy};
+use crate::{mem, probe, report, signal, sys, user, vm};
 
 /// A thread's slot; its struct pcpu has the same index.
 pub type Tid = usize;
@@ -82,17 +90,6 @@ struct Thread {
     rng: Rng,
 }
 
-/// Why it is asked who goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// The running thread may keep its turn.
-    Point,
-    /// It wants others to go on.
-    Yield,
-    /// It cannot go on.
-    Gone,
-}
-
 pub struct Sched {
     threads: Vec<Thread>,
     current: Tid,
@@ -113,6 +110,12 @@ pub struct Sched {
     awaited: Option<(u64, u64)>,
     /// What was decided, if it is kept.
     record: Option<Vec<Decision>>,
+    /// What was done as the list has it.
+    taken: Vec<String>,
+    /// Nothing happens without reason any more, and everything must have ended then.
+    deadline: Option<i64>,
+    /// After so many calls that begins by itself, and how long it may take.
+    calm_at: (u64, i64),
     /// When timeouts and timers are to be looked at again.
     due: i64,
     pub hash: u64,
@@ -132,17 +135,6 @@ pub struct Sched {
     mutexes: BTreeMap<u64, String>,
 }
 
-/// A kernel call, its first argument, and what it returned if it is over; or a system call.
-#[derive(Clone, Copy)]
-struct Event {
-    at: i64,
-    tid: Tid,
-    td: usize,
-    name: &'static str,
-    argument: u64,
-    result: Option<u64>,
-}
-
 static SCHED: Held<Sched> = Held::new(Sched {
     threads: Vec::new(),
     current: 0,
@@ -156,6 +148,9 @@ static SCHED: Held<Sched> = Held::new(Sched {
     script: None,
     awaited: None,
     record: None,
+    taken: Vec::new(),
+    deadline: None,
+    calm_at: (u64::MAX, 0),
     due: i64::MAX,
     hash: 0xcbf2_9ce4_8422_2325,
     calls: 0,
@@ -255,6 +250,10 @@ pub struct Schedule {
     pub script: Option<Script>,
     /// Whether decisions are kept.
     pub record: bool,
+    /// Another number, another schedule of the same kind.
+    pub number: u64,
+    /// After how many calls the run gets calm, and how much time it then has to end.
+    pub calm: Option<(u64, i64)>,
 }
 
 /// Sets the seed and the schedule, before the first thread starts.
@@ -262,12 +261,31 @@ pub fn configure(seed: u64, schedule: Schedule) {
     SCHED.with(|s| {
         s.seed = seed;
         s.rng = Rng::new(seed);
-        s.strategy = Strategy::new(schedule.policy, seed ^ 0x7475_726e_73);
+        s.strategy = Strategy::new(
+            schedule.policy,
+            seed ^ 0x7475_726e_73 ^ schedule.number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        );
+        s.calm_at = schedule.calm.unwrap_or((u64::MAX, 0));
         s.spurious = schedule.spurious;
         s.stops = schedule.stops;
         s.script = schedule.script;
         s.record = schedule.record.then(Vec::new);
     });
+}
+
+/// From here on nobody is woken, stopped or starved without reason, turns are given in order, and
+/// everything must have ended after so much time.
+pub fn calm(span: i64) {
+    SCHED.with(|s| {
+        s.deadline = Some(s.now.saturating_add(span));
+        s.calm_at = (u64::MAX, 0);
+    });
+    probe::withdraw_stops();
+}
+
+/// Fails the run when it should have ended.
+fn is_over_time() -> bool {
+    SCHED.with(|s| s.deadline.is_some_and(|deadline| s.now > deadline))
 }
 
 /// What was decided until here, if it is kept. `None` when it cannot be looked at.
@@ -313,63 +331,6 @@ pub fn trace(what: u64, value: u64) {
             s.hash = (s.hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         }
     });
-}
-
-/// Remembers what happens, for a report.
-pub fn note(name: &'static str, argument: u64, result: Option<u64>) {
-    SCHED.with(|s| {
-        let tid = s.current;
-        let td = s.threads.get(tid).map_or(0, |thread| thread.td as usize);
-        let event = Event { at: s.now, tid, td, name, argument, result };
-        // A call during which nobody else ran is one line.
-        if let Some(last) = s.events.back_mut()
-            && (last.tid, last.name, last.argument) == (tid, name, argument)
-            && last.result.is_none()
-        {
-            *last = event;
-            return;
-        }
-        if s.events.len() >= s.keep {
-            s.events.pop_front();
-        }
-        s.events.push_back(event);
-    });
-}
-
-/// How much of what happened a report shows.
-pub fn keep(events: usize) {
-    SCHED.with(|s| s.keep = events.max(1));
-}
-
-/// What happened last, as a table: time, thread, call. `None` when it cannot be looked at.
-pub fn recent() -> Option<Vec<String>> {
-    SCHED.try_with(|s| {
-        let line = |event: &Event| {
-            let Event { at, tid, name, argument, result, .. } = event;
-            let time = *at as f64 / SECOND as f64;
-            let live = s.threads.get(*tid).is_some_and(|its| its.td as usize == event.td);
-            let who = match live {
-                true => module::proc_name(event.td as *mut sys::thread),
-                false => "a thread that ended".to_owned(),
-            };
-            let on = match s.mutexes.get(argument) {
-                Some(name) => format!("({name} {argument:#x})"),
-                None if *name == STOPPED => {
-                    format!(" {}", module::symbolize(*argument).unwrap_or_default())
-                }
-                None if *name == "system call" => {
-                    format!(" {argument} {}", imports::name_of(*argument))
-                }
-                None => format!("({argument:#x})"),
-            };
-            let end = match result {
-                Some(result) => format!(" = {}", *result as i64),
-                None => " ...".to_owned(),
-            };
-            format!("{time:12.7} {tid:3} {who:24} {name}{on}{end}")
-        };
-        s.events.iter().map(line).collect()
-    })
 }
 
 /// Makes a thread that will run `body`; `None` when there are too many. It is ready at once.
@@ -452,19 +413,26 @@ pub fn point() {
         let (calls, syscalls) = SCHED.with(|s| (s.calls, s.syscalls));
         report::progress(calls, syscalls);
     }
-    let (due, stop) = SCHED.with(|s| {
+    let (due, stop, calms) = SCHED.with(|s| {
         assert!(s.current == me, "a thread runs that has no turn");
         s.calls += 1;
         s.now += STEP;
         s.threads[me].point += 1;
         s.threads[me].turn = 0;
         s.wake_without_reason();
-        let stop = s.script.is_none() && s.stops != 0 && {
+        let stop = s.script.is_none() && s.deadline.is_none() && s.stops != 0 && {
             let odds = s.stops;
             s.strategy.rng().one_in(odds)
         };
-        (s.now >= s.due, stop)
+        (s.now >= s.due, stop, s.calls >= s.calm_at.0)
     });
+    if calms {
+        let span = SCHED.with(|s| s.calm_at.1);
+        calm(span);
+    }
+    if is_over_time() {
+        report::panic("no progress: the run does not end although nothing disturbs it");
+    }
     if due {
         look_at_the_clock();
     }
@@ -494,13 +462,10 @@ pub fn stop(at: u64) {
     });
     if let Some(next) = next {
         trace(at, 1);
-        note(STOPPED, at, None);
+        note(told::STOPPED, at, None);
         hand_over(next);
     }
 }
-
-/// What a report says of a thread that was stopped between two instructions.
-const STOPPED: &str = "loses its turn at";
 
 /// Lets others run, if there are any: for a thread that waits without sleeping.
 pub fn yield_now() {
@@ -513,177 +478,6 @@ pub fn yield_now() {
     look_at_the_clock();
     let next = SCHED.with(|s| s.decide(Why::Yield)).expect("the running thread is ready");
     hand_over(next);
-}
-
-impl Sched {
-    fn ready(&self) -> Vec<Tid> {
-        let ready = |tid: &Tid| matches!(self.threads[*tid].state, State::Ready);
-        (0..self.threads.len()).filter(ready).collect()
-    }
-
-    /// What is left to chance: the running thread's own, that another schedule changes nothing in it.
-    fn chance(&mut self) -> &mut Rng {
-        match self.threads.get_mut(self.current) {
-            Some(thread) => &mut thread.rng,
-            None => &mut self.rng,
-        }
-    }
-
-    fn place(&self) -> Place {
-        let me = &self.threads[self.current];
-        Place { thread: me.id, point: me.point, turn: me.turn }
-    }
-
-    fn note_down(&mut self, what: What) {
-        let at = self.place();
-        if let Some(record) = &mut self.record {
-            record.push(Decision { at, what });
-        }
-    }
-
-    /// The slot of a thread that is ready.
-    fn ready_one(&self, id: u64) -> Option<Tid> {
-        let is = |thread: &Thread| thread.id == id && matches!(thread.state, State::Ready);
-        self.threads.iter().position(is)
-    }
-
-    /// Who goes on without a decision: the running thread as long as it may, then who has waited
-    /// for longest.
-    fn usual(&self, why: Why, ready: &[Tid]) -> Option<Tid> {
-        let me = self.current;
-        if why == Why::Point && self.calls - self.since < SLICE {
-            return Some(me);
-        }
-        let others = ready.iter().copied().filter(|&tid| tid != me);
-        let other = others.min_by_key(|&tid| (self.threads[tid].last, tid));
-        other.or((why != Why::Gone).then_some(me))
-    }
-
-    /// Who goes on; `None` when nobody is ready.
-    fn decide(&mut self, why: Why) -> Option<Tid> {
-        let (me, at) = (self.current, self.place());
-        if self.awaited.take().is_some() {
-            probe::withdraw_stops();
-        }
-        let ready = match why {
-            // The common case: nobody asks.
-            Why::Point if self.script.is_some() || !self.strategy.passes(me) => None,
-            _ => Some(self.ready()),
-        };
-        let next = match (&self.script, ready) {
-            (Some(script), ready) => {
-                let listed = script.next(at).and_then(|id| self.ready_one(id));
-                listed.or_else(|| self.usual(why, &ready.unwrap_or_else(|| self.ready())))
-            }
-            (None, None) => self.usual(why, &self.ready_if_late()),
-            (None, Some(mut ready)) => {
-                if why == Why::Yield && ready.len() > 1 {
-                    ready.retain(|&tid| tid != me);
-                }
-                let usual = self.usual(why, &ready);
-                let late = why == Why::Point && usual != Some(me);
-                if late {
-                    self.strategy.lower(me);
-                    ready.retain(|&tid| tid != me);
-                }
-                let chosen = (!ready.is_empty()).then(|| self.strategy.pick(&ready));
-                if let Some(chosen) = chosen.filter(|_| chosen != usual) {
-                    self.note_down(What::To(self.threads[chosen].id));
-                }
-                chosen
-            }
-        }?;
-        self.threads[me].turn += 1;
-        Some(next)
-    }
-
-    /// Those who are ready, if the running thread's time slice is over.
-    fn ready_if_late(&self) -> Vec<Tid> {
-        if self.calls - self.since < SLICE { Vec::new() } else { self.ready() }
-    }
-
-    /// Who goes on when the running thread is stopped between two instructions: `to`, or anybody.
-    /// `None` when nobody else is ready.
-    fn decide_stop(&mut self, site: u64, to: Option<u64>) -> Option<Tid> {
-        let me = self.current;
-        let mut ready = self.ready();
-        ready.retain(|&tid| tid != me);
-        if ready.is_empty() {
-            return None;
-        }
-        let listed = to.and_then(|id| self.ready_one(id)).filter(|&tid| tid != me);
-        let next = match (listed, to) {
-            (Some(next), _) => next,
-            (None, Some(_)) => self.usual(Why::Yield, &ready)?,
-            (None, None) => {
-                self.strategy.lower(me);
-                self.strategy.pick(&ready)
-            }
-        };
-        self.note_down(What::Stop { site, to: self.threads[next].id });
-        self.threads[me].turn += 1;
-        Some(next)
-    }
-
-    /// Gives another thread the turn; its host.
-    fn give_turn(&mut self, next: Tid) -> Option<Arc<Host>> {
-        let me = self.current;
-        self.threads[me].last = self.switches;
-        self.current = next;
-        self.switches += 1;
-        self.since = self.calls;
-        self.threads[next].host.clone()
-    }
-
-    /// Now and then a sleep of the modules' returns without reason, as sleep(9) allows.
-    fn wake_without_reason(&mut self) {
-        // Sleeps of ours have odd channels.
-        let sleeps =
-            |thread: &Thread| matches!(thread.state, State::Asleep { chan, .. } if chan & 1 == 0);
-        let chosen = match &self.script {
-            Some(script) => script.wake(self.place()).and_then(|id| {
-                self.threads.iter().position(|thread| thread.id == id && sleeps(thread))
-            }),
-            None => {
-                let odds = self.spurious;
-                if !self.strategy.rng().one_in(odds) {
-                    return;
-                }
-                let sleepers: Vec<Tid> =
-                    (0..self.threads.len()).filter(|&tid| sleeps(&self.threads[tid])).collect();
-                (!sleepers.is_empty())
-                    .then(|| sleepers[self.strategy.rng().below(sleepers.len() as u64) as usize])
-            }
-        };
-        if let Some(tid) = chosen {
-            self.note_down(What::Wake(self.threads[tid].id));
-            self.threads[tid].state = State::Ready;
-            self.threads[tid].woken = Woken::Wakeup;
-        }
-    }
-
-    /// Wakes whose time is up.
-    fn expire(&mut self) {
-        let now = self.now;
-        for thread in &mut self.threads {
-            if let State::Asleep { until: Some(until), .. } = thread.state
-                && until <= now
-            {
-                thread.state = State::Ready;
-                thread.woken = Woken::Timeout;
-            }
-        }
-        self.due = self.next_event().unwrap_or(i64::MAX);
-    }
-
-    /// When the next timeout is.
-    fn next_event(&self) -> Option<i64> {
-        let sleepers = self.threads.iter().filter_map(|thread| match thread.state {
-            State::Asleep { until, .. } => until,
-            _ => None,
-        });
-        sleepers.chain(self.timers.first().map(|&(at, _)| at)).min()
-    }
 }
 
 /// Fires the timers that are due, and wakes whose time is up.
@@ -730,6 +524,9 @@ fn choose(why: Why) -> Tid {
                 None => Some(None),
             }
         });
+        if is_over_time() {
+            report::panic("no progress: nobody can run but when a timeout is over");
+        }
         match found {
             Some(Some(tid)) => return tid,
             None => {}
@@ -893,144 +690,6 @@ pub fn may_sleep(what: &str) {
     });
 }
 
-/// struct lock_object's flag of an initialised lock.
-const LO_INITIALIZED: u32 = 0x1_0000;
-
-/// The mutex that has this lock word: what mutex(9)'s functions are given.
-fn mutex_of(word: *mut usize) -> *mut sys::mtx {
-    word.wrapping_byte_sub(std::mem::offset_of!(sys::mtx, mtx_lock)).cast()
-}
-
-fn mutex_name(mutex: *mut sys::mtx) -> String {
-    // SAFETY: an initialised mutex's name is a C string that outlives it.
-    unsafe { CStr::from_ptr((*mutex).lock_object.lo_name) }.to_string_lossy().into_owned()
-}
-
-pub fn mtx_init(word: *mut usize, name: *const c_char) {
-    let mutex = mutex_of(word);
-    // SAFETY: the caller's memory for a mutex.
-    unsafe {
-        if (*mutex).lock_object.lo_flags & LO_INITIALIZED != 0 {
-            report::panic("a mutex is initialised twice");
-        }
-        (*mutex).lock_object.lo_name = name;
-        (*mutex).lock_object.lo_flags = LO_INITIALIZED;
-        (*mutex).mtx_lock = sys::MTX_UNOWNED as usize;
-    }
-    SCHED.with(|s| s.mutexes.insert(word as u64, mutex_name(mutex)));
-}
-
-pub fn mtx_destroy(word: *mut usize) {
-    let mutex = checked(word, "destroyed");
-    // SAFETY: an initialised mutex, by `checked`.
-    unsafe {
-        if (*mutex).mtx_lock != sys::MTX_UNOWNED as usize {
-            report::panic(&format!("mutex {} is destroyed while it is held", mutex_name(mutex)));
-        }
-        (*mutex).mtx_lock = sys::MTX_DESTROYED as usize;
-        (*mutex).lock_object.lo_flags = 0;
-    }
-}
-
-fn checked(word: *mut usize, what: &str) -> *mut sys::mtx {
-    let mutex = mutex_of(word);
-    // SAFETY: what the caller takes for a mutex is mapped: a fault would be reported as its fault.
-    if unsafe { (*mutex).lock_object.lo_flags } & LO_INITIALIZED == 0 {
-        report::panic(&format!("a mutex that is not initialised is {what} ({word:p})"));
-    }
-    mutex
-}
-
-/// mtx_lock(9), with the order of locks checked.
-pub fn mtx_lock(word: *mut usize) {
-    let mutex = checked(word, "locked");
-    let name = mutex_name(mutex);
-    let me = curthread() as usize;
-    // SAFETY: an initialised mutex; only the running thread touches it.
-    if unsafe { word.read_volatile() } == me {
-        report::panic(&format!("mutex {name} is locked by its owner"));
-    }
-    check_order(&name);
-    // SAFETY: as above.
-    while unsafe { word.read_volatile() } != sys::MTX_UNOWNED as usize {
-        block(word as u64);
-        checked(word, "waited for");
-    }
-    // SAFETY: as above.
-    unsafe { word.write_volatile(me) };
-    SCHED.with(|s| {
-        let me = s.current;
-        s.threads[me].locks.push((word as u64, name));
-    });
-}
-
-pub fn mtx_unlock(word: *mut usize) {
-    let mutex = checked(word, "unlocked");
-    // SAFETY: an initialised mutex.
-    if unsafe { word.read_volatile() } != curthread() as usize {
-        report::panic(&format!(
-            "mutex {} is unlocked by a thread that does not hold it",
-            mutex_name(mutex)
-        ));
-    }
-    // SAFETY: as above.
-    unsafe { word.write_volatile(sys::MTX_UNOWNED as usize) };
-    SCHED.with(|s| {
-        let me = s.current;
-        s.threads[me].locks.retain(|(its, _)| *its != word as u64);
-    });
-    unblock(word as u64);
-}
-
-/// Whether the running thread holds the mutex.
-pub fn mtx_owned(word: *mut usize) -> bool {
-    SCHED.with(|s| s.threads[s.current].locks.iter().any(|(its, _)| *its == word as u64))
-}
-
-/// The lock word of the mutex that begins with this lock object.
-pub fn word_of(lock: *mut sys::lock_object) -> *mut usize {
-    lock.wrapping_byte_add(std::mem::offset_of!(sys::mtx, mtx_lock)).cast()
-}
-
-/// Remembers the order, and fails the run when the opposite was seen, however indirectly.
-fn check_order(name: &str) {
-    let bad = SCHED.with(|s| {
-        let held: Vec<String> =
-            s.threads[s.current].locks.iter().map(|(_, name)| name.clone()).collect();
-        for first in held {
-            let pair = (first, name.to_owned());
-            if s.order.contains_key(&pair) {
-                continue;
-            }
-            // Whether `first` was ever taken under what is taken now.
-            let mut seen = BTreeSet::from([name.to_owned()]);
-            let mut todo = vec![name.to_owned()];
-            while let Some(at) = todo.pop() {
-                for (from, to) in s.order.keys() {
-                    if *from == at && seen.insert(to.clone()) {
-                        todo.push(to.clone());
-                    }
-                }
-            }
-            if seen.contains(&pair.0) {
-                return Some(pair.0);
-            }
-            s.order.insert(pair, String::new());
-        }
-        None
-    });
-    if let Some(first) = bad {
-        report::panic(&format!(
-            "lock order reversal: {name} is taken under {first}, and the other way round"
-        ));
-    }
-}
-
-/// The order of locks that was seen.
-pub fn lock_order() -> Vec<String> {
-    SCHED.with(|s| s.order.keys().map(|(from, to)| format!("{from} -> {to}")).collect())
-}
-
 /// Checks that the thread holds no mutex, at the end of a system call.
 pub fn assert_no_locks(what: &str) {
     SCHED.with(|s| {
@@ -1042,35 +701,4 @@ pub fn assert_no_locks(what: &str) {
 
 pub fn count_syscall() {
     SCHED.with(|s| s.syscalls += 1);
-}
-
-/// What every thread does, for a report. `None` when the state cannot be looked at.
-pub fn table() -> Option<Vec<String>> {
-    SCHED.try_with(|s| {
-        let time = s.now as f64 / SECOND as f64;
-        let mut lines = vec![format!(
-            "time {time:.6} s, {} kernel calls, {}",
-            s.calls,
-            s.strategy.policy().text()
-        )];
-        for (tid, thread) in s.threads.iter().enumerate() {
-            let state = match &thread.state {
-                State::Free => continue,
-                State::Ready if tid == s.current => "running".to_owned(),
-                State::Ready => "ready".to_owned(),
-                State::Asleep { chan, until, wmesg, catch } => {
-                    let until = until.map_or(String::new(), |at| {
-                        format!(" until {:.6} s", at as f64 / SECOND as f64)
-                    });
-                    let catch = if *catch { ", interruptible" } else { "" };
-                    format!("asleep on {wmesg} ({chan:#x}{catch}){until}")
-                }
-                State::Blocked { on } => format!("blocked on {on:#x}"),
-            };
-            let locks: Vec<&str> = thread.locks.iter().map(|(_, name)| name.as_str()).collect();
-            let locks = if locks.is_empty() { String::new() } else { format!(", holds {locks:?}") };
-            lines.push(format!("thread {tid} of {}: {state}{locks}", module::proc_name(thread.td)));
-        }
-        lines
-    })
 }

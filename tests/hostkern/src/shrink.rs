@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The shortest schedule found that still fails: delta debugging over the decisions of a run.
 //!
-//! A seed's run is repeated with its decisions written down; then parts of the list are left out, as
-//! long as what is left fails in the same way. Everything else in the run (its programs, what the
-//! seed decides besides turns) stays.
+//! A seed's run is repeated with its decisions written down. Schedules with few decisions are tried
+//! first, for one of them may fail in the same way. Then the end of the list is left out, and then
+//! parts of it, the last first: what comes before a part that is missing happens as it did. Everything
+//! else in the run (its programs, what the seed decides besides turns) stays.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -31,8 +32,18 @@ pub fn shortest<T: Clone>(
     if first_failing(&[Vec::new()]).is_some() {
         return Found { list: Vec::new(), tries, minimal: true };
     }
+    // A beginning that does.
+    let mut too_short = 0;
+    while list.len() - too_short > 1 && tries < most {
+        let middle = too_short + (list.len() - too_short) / 2;
+        tries += 1;
+        match first_failing(&[list[..middle].to_vec()]) {
+            Some(_) => list.truncate(middle),
+            None => too_short = middle,
+        }
+    }
+    // Parts, from the last to the first: after one was left out the one before it is next.
     let mut parts = 2;
-    // Where to go on: after a part was left out the next one is as good a guess as any.
     let mut from = 0;
     while list.len() > 1 {
         parts = parts.min(list.len());
@@ -40,8 +51,8 @@ pub fn shortest<T: Clone>(
         let count = list.len().div_ceil(size);
         let order: Vec<usize> = (0..count).map(|index| (from + index) % count).collect();
         let without = |part: usize| {
-            let (start, end) = (part * size, list.len().min((part + 1) * size));
-            [&list[..start], &list[end..]].concat()
+            let end = list.len() - part * size;
+            [&list[..end.saturating_sub(size)], &list[end..]].concat()
         };
         let mut left_out = None;
         // Some at a time, as many as can be tried at once.
@@ -81,8 +92,9 @@ pub fn kind(success: bool, log: &str) -> Option<String> {
     if success {
         return None;
     }
+    // What the kernel says comes before what a program does.
     let marks = ["PANIC: ", "BROKEN: ", "LEFT OVER: ", "BAD", "FAIL"];
-    let line = log.lines().find(|line| marks.iter().any(|mark| line.contains(mark)));
+    let line = marks.iter().find_map(|mark| log.lines().find(|line| line.contains(mark)));
     let mut kind = String::new();
     for word in line.unwrap_or("an exit status").split_whitespace() {
         let number = word.trim_start_matches(|letter: char| !letter.is_ascii_digit());
@@ -98,6 +110,8 @@ pub struct Case {
     pub command: Vec<String>,
     pub programs: Vec<String>,
     pub jobs: usize,
+    /// Once in so many points a breakpoint is made in the run as it is.
+    pub stops: u64,
     /// Tries, at most.
     pub most: usize,
     /// Where the list is to be.
@@ -125,14 +139,102 @@ impl Case {
     }
 }
 
+/// How seldom threads lose their turn in the schedules that are tried first, in scheduling points, and
+/// how many of each are tried.
+const SELDOM: [u64; 6] = [30_000, 10_000, 3_000, 1_000, 300, 100];
+const SCHEDULES: u64 = 8;
+
+/// The runs that are made.
+struct Tries<'a> {
+    case: &'a Case,
+    dir: PathBuf,
+    /// How they are to fail.
+    wanted: String,
+    made: usize,
+    shown: Instant,
+}
+
+impl Tries<'_> {
+    fn file(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("{index}.decisions"))
+    }
+
+    /// Makes several runs; the first of them that fails as it is to.
+    fn first(&mut self, runs: &[Vec<String>]) -> Option<usize> {
+        let jobs = self.case.jobs.max(1);
+        for (group, some) in runs.chunks(jobs).enumerate() {
+            let children: Vec<_> = some
+                .iter()
+                .enumerate()
+                .map(|(index, words)| {
+                    let its = self.dir.join(format!("{}", index + 1));
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    let child = self.case.start(&its, &words);
+                    (its, child)
+                })
+                .collect();
+            self.made += some.len();
+            let mut first = None;
+            for (index, (its, child)) in children.into_iter().enumerate() {
+                let fails = self.case.wait(&its, child).0.as_ref() == Some(&self.wanted);
+                if fails && first.is_none() {
+                    first = Some(group * jobs + index);
+                }
+            }
+            if first.is_some() {
+                return first;
+            }
+        }
+        None
+    }
+
+    /// The same for lists of decisions.
+    fn first_list(&mut self, lists: &[Vec<Decision>]) -> Option<usize> {
+        if self.shown.elapsed() > Duration::from_secs(5) {
+            self.shown = Instant::now();
+            eprint!("\rhostkern: {} tries, {} decisions ", self.made, lists[0].len());
+        }
+        let runs: Vec<Vec<String>> = lists
+            .iter()
+            .enumerate()
+            .map(|(index, list)| {
+                let path = self.file(index + 1);
+                std::fs::write(&path, decisions::text(list)).expect("a list");
+                vec!["--replay".to_owned(), path.display().to_string()]
+            })
+            .collect();
+        self.first(&runs)
+    }
+
+    /// The decisions of a schedule that has few of them, and fails too.
+    fn sparse(&mut self) -> Option<Vec<Decision>> {
+        for odds in SELDOM {
+            let words = |number: u64| {
+                let mut words = vec!["--policy".to_owned(), format!("seldom:{odds}")];
+                let stops = if number % 2 == 1 { 0 } else { self.case.stops * odds / 100 };
+                words.extend(["--preempt".to_owned(), stops.to_string()]);
+                words.extend(["--schedule".to_owned(), number.to_string()]);
+                let path = self.file(number as usize);
+                words.extend(["--record".to_owned(), path.display().to_string()]);
+                words
+            };
+            let runs: Vec<Vec<String>> = (1..=SCHEDULES).map(words).collect();
+            if let Some(index) = self.first(&runs) {
+                let text = std::fs::read_to_string(self.file(index + 1)).unwrap_or_default();
+                return decisions::parse(&text).ok();
+            }
+        }
+        None
+    }
+}
+
 /// Makes the run, and shorter ones; says what came out.
 pub fn run(case: &Case, again: &dyn Fn(&Path) -> String) -> ExitCode {
     let begun = Instant::now();
     let dir = std::env::temp_dir().join(format!("hostkern-{}", std::process::id()));
-    let text = |path: &Path| path.display().to_string();
-    let file = |index: usize| dir.join(format!("{index}.decisions"));
     std::fs::create_dir_all(&dir).expect("a temporary directory");
-    let whole = text(&file(0));
+    let text = |path: &Path| path.display().to_string();
+    let whole = text(&dir.join("whole.decisions"));
     let (wanted, log) =
         case.wait(&dir.join("0"), case.start(&dir.join("0"), &["--record", &whole]));
     let Some(wanted) = wanted else {
@@ -140,65 +242,38 @@ pub fn run(case: &Case, again: &dyn Fn(&Path) -> String) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let list = std::fs::read_to_string(&whole).unwrap_or_default();
-    let list: Vec<Decision> = decisions::parse(&list).unwrap_or_default();
-    println!("hostkern: it fails with {} decisions: {wanted}", list.len());
-    let mut shown = Instant::now();
-    let mut tried = 0;
-    let mut first_failing = |lists: &[Vec<Decision>]| -> Option<usize> {
-        let mut first = None;
-        for (group, some) in lists.chunks(case.jobs.max(1)).enumerate() {
-            let children: Vec<_> = some
-                .iter()
-                .enumerate()
-                .map(|(index, list)| {
-                    let path = file(index + 1);
-                    std::fs::write(&path, decisions::text(list)).expect("a list");
-                    let its = dir.join(format!("{}", index + 1));
-                    let child = case.start(&its, &["--replay", &text(&path)]);
-                    (its, child)
-                })
-                .collect();
-            for (index, (its, child)) in children.into_iter().enumerate() {
-                let fails = case.wait(&its, child).0.as_ref() == Some(&wanted);
-                if fails && first.is_none() {
-                    first = Some(group * case.jobs.max(1) + index);
-                }
-            }
-            tried += some.len();
-            if first.is_some() {
-                break;
-            }
-        }
-        if shown.elapsed() > Duration::from_secs(5) {
-            shown = Instant::now();
-            eprint!("\rhostkern: {tried} tries, {} decisions ", lists[0].len());
-        }
-        first
-    };
-    if first_failing(std::slice::from_ref(&list)).is_none() {
+    let mut list: Vec<Decision> = decisions::parse(&list).unwrap_or_default();
+    let count = list.len();
+    println!("hostkern: it fails with {count} decisions: {wanted}");
+    let mut tries =
+        Tries { case, dir: dir.clone(), wanted: wanted.clone(), made: 0, shown: Instant::now() };
+    if tries.first_list(std::slice::from_ref(&list)).is_none() {
         println!("hostkern: its decisions alone do not repeat it\n{log}");
         return ExitCode::FAILURE;
     }
-    let count = list.len();
-    let found = shortest(list, case.most, first_failing);
-    let mut text_of = format!("# {wanted}\n");
-    text_of += &decisions::text(&found.list);
-    std::fs::write(&case.result, text_of).expect("the list");
+    if let Some(few) = tries.sparse().filter(|few| few.len() < count) {
+        println!("hostkern: so does a schedule with {} decisions", few.len());
+        list = few;
+    }
+    let found = shortest(list, case.most, |lists| tries.first_list(lists));
+    let mut words = format!("# {wanted}\n");
+    words += &decisions::text(&found.list);
+    std::fs::write(&case.result, words).expect("the list");
     let child = case.start(&dir.join("0"), &["--replay", &text(&case.result), "--trail", "60"]);
     let (kind, log) = case.wait(&dir.join("0"), child);
     let from = log.find("hostkern: PANIC").or_else(|| log.find("hostkern: LEFT OVER"));
     println!("{}", log[from.unwrap_or(0)..].trim_end());
     println!(
-        "hostkern: {} decisions instead of {count}{}, {} tries, {} s, in {}",
+        "hostkern: {} decisions instead of {count}{}; {} tries, {} s; {}",
         found.list.len(),
         if found.minimal { ", none of which can be left out" } else { "" },
-        found.tries,
+        tries.made,
         begun.elapsed().as_secs(),
         case.result.display()
     );
     println!("hostkern: repeat with: {}", again(&case.result));
     let _ = std::fs::remove_dir_all(&dir);
-    if kind.as_ref() == Some(&wanted) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if kind == Some(wanted) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
@@ -262,6 +337,7 @@ mod tests {
         assert_eq!(of(first), of(&first.replace("f0012", "f99")));
         assert_ne!(of(first), of(&first.replace("free", "use")));
         assert_ne!(of(first), of("hostkern: LEFT OVER: 1 bios are left\n"));
+        assert_eq!(of(&format!("stress: BAD: no\n{first}")), of(first));
         assert_eq!(of("stress: BAD: pid 12: byte 9"), of("stress: BAD: pid 7: byte 123"));
         assert_eq!(kind(true, first), None);
         assert!(kind(false, "").is_some());

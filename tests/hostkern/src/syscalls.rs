@@ -13,7 +13,7 @@ use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
 use crate::{
-    disk, imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, tools, vm,
+    bio, disk, imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, tools, vm,
 };
 
 type Result<T = u64> = std::result::Result<T, Errno>;
@@ -36,6 +36,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         args.rotate_left(1);
     }
     sched::count_syscall();
+    bio::called(number);
     limit::refresh();
     sched::trace(number, 0);
     sched::note("system call", number, None);

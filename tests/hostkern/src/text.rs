@@ -11,7 +11,6 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 pub struct Function {
     pub name: String,
     pub start: u64,
-    pub end: u64,
 }
 
 /// A run of instructions that is entered at its beginning only. Calls do not end it.
@@ -34,14 +33,6 @@ pub struct Text {
     pub blocks: Vec<Block>,
 }
 
-impl Text {
-    /// The function that has this address.
-    pub fn function_at(&self, at: u64) -> Option<&Function> {
-        let next = self.functions.partition_point(|its| its.start <= at);
-        self.functions[..next].last().filter(|its| at < its.end)
-    }
-}
-
 /// Whether it locks the bus, or reaches struct pcpu.
 fn is_shared(i: &Instruction) -> bool {
     let memory = (0..i.op_count()).any(|operand| i.op_kind(operand) == OpKind::Memory);
@@ -61,7 +52,7 @@ pub fn decode<'a>(
     for (&start, (name, size)) in functions.iter().filter(|(_, (_, size))| *size > 0) {
         let (start, end) = (start as u64, start as u64 + size);
         let function = text.functions.len();
-        text.functions.push(Function { name: name.clone(), start, end });
+        text.functions.push(Function { name: name.clone(), start });
         let code = bytes(start as usize, *size as usize);
         let list: Vec<Instruction> =
             Decoder::with_ip(64, code, start, DecoderOptions::NONE).iter().collect();

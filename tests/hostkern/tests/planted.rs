@@ -74,30 +74,59 @@ const PLANTED: [(&str, &str); 31] = [
 /// Those that are no defects.
 const GOOD: [&str; 3] = ["nothing", "wakeup is not lost", "timeout is on time"];
 
+/// Builds planted.c with one of its cases.
+fn planted(dir: &Path, index: usize) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted/planted.c");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kmod/kmod.ld");
+    let (object, ko) = (dir.join("planted.o"), dir.join("planted.ko"));
+    let cflags = variable("AIO_RS_CFLAGS");
+    let compiled = Command::new(variable("CC"))
+        .args(cflags.split_whitespace())
+        .args(["-O2", "-Werror", &format!("-DPLANTED={index}"), "-c", "-o"])
+        .args([&object, &source])
+        .status();
+    assert!(compiled.expect("the compiler").success(), "{index}: does not compile");
+    let linked = Command::new(variable("LD"))
+        .args(["-m", "elf_x86_64_fbsd", "-r", "-T"])
+        .args([&script, Path::new("-o"), &ko, &object])
+        .status();
+    assert!(linked.expect("the linker").success(), "{index}: does not link");
+    ko
+}
+
 #[test]
 fn planted_defects_are_found() {
     let dir = scratch("planted");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted/planted.c");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kmod/kmod.ld");
     for (index, (name, wanted)) in PLANTED.iter().enumerate() {
-        let (object, ko) = (dir.join("planted.o"), dir.join("planted.ko"));
-        let cflags = variable("AIO_RS_CFLAGS");
-        let compiled = Command::new(variable("CC"))
-            .args(cflags.split_whitespace())
-            .args(["-O2", "-Werror", &format!("-DPLANTED={index}"), "-c", "-o"])
-            .args([&object, &source])
-            .status();
-        assert!(compiled.expect("the compiler").success(), "{name}: does not compile");
-        let linked = Command::new(variable("LD"))
-            .args(["-m", "elf_x86_64_fbsd", "-r", "-T"])
-            .args([&script, Path::new("-o"), &ko, &object])
-            .status();
-        assert!(linked.expect("the linker").success(), "{name}: does not link");
-        let (status, text) = load(&[&ko]);
+        let (status, text) = load(&[&planted(&dir, index)]);
         assert!(text.contains(wanted), "{name}: wanted {wanted:?} in\n{text}");
         let good = GOOD.contains(name);
         assert_eq!(status == 0, good, "{name}: exit status {status}\n{text}");
     }
+}
+
+/// Two processes of the kernel count without a kernel call in between. What one of them loses is
+/// found only where they are stopped between two instructions, and never with locked ones.
+#[test]
+fn a_race_between_instructions_is_found() {
+    let dir = scratch("race");
+    let lost = |ko: &Path, preempt: &str| {
+        let seeds = 1..=40;
+        let runs = seeds.map(|seed: u32| {
+            let (seed, ko) = (seed.to_string(), ko.as_os_str());
+            let words = ["--seed", &seed, "--preempt", preempt].map(std::ffi::OsStr::new);
+            load(&words.into_iter().chain([ko]).map(Path::new).collect::<Vec<_>>())
+        });
+        let texts: Vec<(i32, String)> = runs.collect();
+        let lost = texts.iter().filter(|(_, text)| text.contains("an update is lost")).count();
+        let clean = texts.iter().filter(|(status, _)| *status == 0).count();
+        assert_eq!(lost + clean, texts.len(), "{texts:?}");
+        lost
+    };
+    let racy = planted(&dir, PLANTED.len());
+    assert_eq!(lost(&racy, "0"), 0);
+    assert!(lost(&racy, "1") > 0);
+    assert_eq!(lost(&planted(&dir, PLANTED.len() + 1), "1"), 0);
 }
 
 #[test]
@@ -177,25 +206,77 @@ fn damaged_files_are_refused() {
     assert_eq!(status, 8);
 }
 
+/// A run of stress with these options; its output.
+fn stress(name: &str, options: &[&str]) -> String {
+    let program = PathBuf::from(variable("HOSTKERN_PROGRAMS")).join("stress");
+    let output = Command::new(env!("CARGO_BIN_EXE_hostkern"))
+        .arg("run")
+        .args(options)
+        .arg("--modules")
+        .arg(modules())
+        .arg("--")
+        .arg(&program)
+        .args(["--procs", "2", "--threads", "2", "--requests", "300", "--seed", "1"])
+        .current_dir(scratch(name))
+        .output()
+        .expect("hostkern");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+fn field(text: &str, name: &str) -> String {
+    let value = text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).to_owned()
+}
+
+/// Each strategy's run is the same again by its decisions alone, to the last step.
+#[test]
+fn a_run_repeats_from_its_decisions() {
+    let policies = ["block", "uniform:5", "priorities:50", "pct:3:1000", "starve:9", "seldom:50"];
+    for (index, policy) in policies.iter().enumerate() {
+        let seed = (index + 1).to_string();
+        let words = ["--seed", &seed, "--spurious", "500", "--policy", policy, "--preempt", "7"];
+        let file = scratch("decisions").join(policy);
+        let file = file.to_str().expect("a path");
+        let first = stress("record", &[&words[..], &["--record", file]].concat());
+        assert_ne!(field(&first, "stops"), "0", "{policy}");
+        let again = stress("replay", &["--seed", &seed, "--replay", file]);
+        assert_eq!(field(&first, "trace"), field(&again, "trace"), "{policy}");
+        // Without them it is another run, which needs none.
+        std::fs::write(file, "").expect("an empty list");
+        let usual = stress("replay", &["--seed", &seed, "--replay", file]);
+        assert_ne!(field(&first, "trace"), field(&usual, "trace"), "{policy}");
+        assert_eq!(field(&usual, "stops"), "0", "{policy}");
+    }
+}
+
+/// What a run reaches is added to what others did.
+#[test]
+fn coverage_adds_up() {
+    let file = scratch("coverage").join("blocks");
+    let _ = std::fs::remove_file(&file);
+    let name = file.to_str().expect("a path");
+    let count = || {
+        let text = std::fs::read_to_string(&file).expect("a file");
+        let reached = text.lines().filter(|line| line.starts_with("1 ")).count();
+        (reached, text.lines().count())
+    };
+    let plain = stress("cover", &["--seed", "3", "--preempt", "0"]);
+    let covered = stress("cover", &["--seed", "3", "--preempt", "0", "--coverage", name]);
+    assert_eq!(field(&plain, "trace"), field(&covered, "trace"));
+    let first = count();
+    assert!(first.0 > 500 && first.0 < first.1, "{first:?}");
+    let other = stress("cover", &["--seed", "5", "--coverage", name]);
+    let both = count();
+    assert!(both.0 > first.0 && both.1 == first.1, "{first:?} {both:?}\n{other}");
+}
+
 #[test]
 fn a_seed_repeats_exactly() {
-    let program = PathBuf::from(variable("HOSTKERN_PROGRAMS")).join("stress");
     let trace = |seed: &str| {
-        let dir = scratch(&format!("seed-{seed}"));
-        let output = Command::new(env!("CARGO_BIN_EXE_hostkern"))
-            .args(["run", "--seed", seed, "--spurious", "1000", "--modules"])
-            .arg(modules())
-            .arg("--")
-            .arg(&program)
-            .args(["--procs", "2", "--threads", "2", "--requests", "300", "--seed", "1"])
-            .current_dir(&dir)
-            .output()
-            .expect("hostkern");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}");
-        text.split_whitespace()
-            .find_map(|word| word.strip_prefix("trace=").map(str::to_owned))
-            .expect("a trace")
+        let text = stress(&format!("seed-{seed}"), &["--seed", seed, "--spurious", "1000"]);
+        field(&text, "trace")
     };
     let (one, other) = (trace("7"), trace("8"));
     assert_eq!(one, trace("7"));

@@ -8,6 +8,7 @@
 #include <sys/bio.h>
 #include <sys/counter.h>
 #include <sys/kernel.h>
+#include <sys/kthread.h>
 #include <sys/lock.h>
 #include <sys/malloc.h>
 #include <sys/module.h>
@@ -56,12 +57,56 @@ enum {
 	COUNTER_LEAK,
 	WAY_TO_A_PANIC,
 	NO_SOCKET,
+	LOST_UPDATE,
+	NO_LOST_UPDATE,
 };
 
 MALLOC_DEFINE(M_ONE, "planted one", "test");
 MALLOC_DEFINE(M_TWO, "planted two", "test");
 
 static struct mtx first, second;
+
+#if PLANTED >= 31
+/*
+ * Two processes that count at once, without a kernel call in between: with LOST_UPDATE by loads and
+ * stores, with NO_LOST_UPDATE by locked instructions.
+ */
+#define	COUNTS	200
+static volatile u_int counted, ended;
+
+static void
+count_up(void *argument)
+{
+	int i;
+
+	for (i = 0; i < COUNTS; i++) {
+		if (PLANTED == NO_LOST_UPDATE)
+			atomic_add_int(&counted, 1);
+		else
+			counted = counted + 1;
+	}
+	mtx_lock(&first);
+	ended++;
+	wakeup(&first);
+	mtx_unlock(&first);
+	kproc_exit(0);
+}
+
+static void
+count(void)
+{
+	struct proc *p;
+
+	kproc_create(count_up, NULL, &p, 0, 0, "one");
+	kproc_create(count_up, NULL, &p, 0, 0, "other");
+	mtx_lock(&first);
+	while (ended < 2)
+		msleep(&first, &first, 0, "count", 0);
+	mtx_unlock(&first);
+	if (counted != 2 * COUNTS)
+		panic("an update is lost");
+}
+#endif
 
 static void
 plant(void)
@@ -208,6 +253,12 @@ plant(void)
 	case NO_SOCKET:
 		sorele_locked((struct socket *)&first);
 		break;
+#if PLANTED >= 31
+	case LOST_UPDATE:
+	case NO_LOST_UPDATE:
+		count();
+		break;
+#endif
 	}
 }
 
