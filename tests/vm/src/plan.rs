@@ -35,6 +35,9 @@ pub const STACK: &str = "aio_rs_stack.ko";
 /// A module of tests/kmod that stands in for the engine, to try the gate.
 pub const GATE_TEST: &str = "aio_rs_gatetest.ko";
 
+/// A module of tests/kmod that tries the kernel's functions, for transcripts.
+pub const PROBE: &str = "aio_rs_probe.ko";
+
 /// Where the gate in which threads linger is, beside the modules and in the guest.
 pub const WIDE: &str = "wide";
 
