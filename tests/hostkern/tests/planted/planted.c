@@ -7,6 +7,7 @@
 #include <sys/systm.h>
 #include <sys/bio.h>
 #include <sys/counter.h>
+#include <sys/eventhandler.h>
 #include <sys/kernel.h>
 #include <sys/lock.h>
 #include <sys/malloc.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/socketvar.h>
 #include <sys/ucred.h>
+#include <sys/uio.h>
 #include <vm/vm.h>
 #include <vm/vm_param.h>
 #include <vm/pmap.h>
@@ -56,6 +58,9 @@ enum {
 	COUNTER_LEAK,
 	WAY_TO_A_PANIC,
 	NO_SOCKET,
+	NO_PROCESS_LOCK,
+	FOREIGN_UIO,
+	HANDLER_TWICE,
 };
 
 MALLOC_DEFINE(M_ONE, "planted one", "test");
@@ -64,12 +69,20 @@ MALLOC_DEFINE(M_TWO, "planted two", "test");
 static struct mtx first, second;
 
 static void
+ended(void *argument, struct proc *p)
+{
+}
+
+static void
 plant(void)
 {
 	volatile char *memory;
 	struct mtx unready;
 	struct bio *bp;
 	vm_page_t page;
+	eventhandler_tag tag;
+	struct iovec iov;
+	struct uio uio;
 	uint32_t words[2];
 	int error;
 
@@ -207,6 +220,23 @@ plant(void)
 		panic("planted");
 	case NO_SOCKET:
 		sorele_locked((struct socket *)&first);
+		break;
+	case NO_PROCESS_LOCK:
+		(void)p_cansee(curthread, curproc);
+		break;
+	case FOREIGN_UIO:
+		memset(&uio, 0, sizeof(uio));
+		iov.iov_base = (void *)0x300000;
+		iov.iov_len = uio.uio_resid = sizeof(words);
+		uio.uio_iov = &iov;
+		uio.uio_iovcnt = 1;
+		uio.uio_segflg = UIO_USERSPACE;
+		(void)uiomove(words, sizeof(words), &uio);
+		break;
+	case HANDLER_TWICE:
+		tag = EVENTHANDLER_REGISTER(process_exit, ended, NULL, EVENTHANDLER_PRI_ANY);
+		EVENTHANDLER_DEREGISTER(process_exit, tag);
+		EVENTHANDLER_DEREGISTER(process_exit, tag);
 		break;
 	}
 }
