@@ -46,6 +46,10 @@ soak: deps
 mutants: deps
 	@SEEDS=$(SEEDS) tests/mutants.sh $(ARGS)
 
+# What our cases say on a real kernel, written to tests/transcripts: half an hour in the test machine.
+transcripts: deps
+	@tests/transcripts.sh make
+
 # What calls cost on both engines: instructions, and time.  Figures, no verdict.
 bench: deps
 	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
@@ -64,4 +68,4 @@ uninstall:
 clean:
 	rm -rf build target
 
-.PHONY: mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean
+.PHONY: transcripts mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean
