@@ -50,6 +50,10 @@ mutants: deps
 coverage: deps
 	@tests/coverage.sh
 
+# What our cases say on a real kernel, written to tests/transcripts: half an hour in the test machine.
+transcripts: deps
+	@tests/transcripts.sh make
+
 # What calls cost on both engines: instructions, and time.  Figures, no verdict.
 bench: deps
 	@PROFILE=$(PROFILE) tests/vm.sh bench $(ARGS)
@@ -68,4 +72,4 @@ uninstall:
 clean:
 	rm -rf build target
 
-.PHONY: coverage mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean
+.PHONY: coverage transcripts mutants all deps install uninstall programs check run test vm-test soak bench vm-shell clean

@@ -159,6 +159,46 @@ programs_cases() {
 		echo "repeat with: $hk/hostkern run $*"
 	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	as_on_real "$program, seed $seed" compare "$program" build/attempt.log
+}
+
+# as_on_real NAME ARGS...: what a run printed, beside what a real kernel said (tests/transcripts).
+as_on_real() {
+	name=$1
+	shift
+	if tests/transcripts.sh "$@" >build/attempt.compared; then
+		pass "$name: $(tail -1 build/attempt.compared)"
+		unknown=$(sed -n 's/.* \([1-9][0-9]* not in the transcript ([^)]*)\).*/\1/p' build/attempt.compared)
+		[ -z "$unknown" ] || skip "$name: $unknown; make transcripts"
+	else
+		fail "$name"
+		cat build/attempt.compared
+	fi
+	cat build/attempt.compared >>"$log"
+}
+
+# probed DIR: the functions of the host kernel in a directory, tried by the module there.
+probed() {
+	work=$(mktemp -d)
+	(cd "$work" && "$top/$1/hostkern" run --seed 1 --modules "$top/$1" -- "$top/$programs/probe" \
+	    "$top/$1/aio_rs_probe.ko") >build/attempt.log 2>&1 || fail "the probe in $1"
+	rm -rf "$work"
+	cat build/attempt.log >>"$log"
+	as_on_real "functions of the host kernel in $1" probe build/attempt.log
+}
+
+# on_builtin DIR OBJECT: the cases of our programs in the host kernel, on the kernel's own AIO.
+on_builtin() {
+	for program in conformance sockets disks pipes; do
+		work=$(mktemp -d)
+		(cd "$work" && "$top/$1/hostkern" run --limit 280 --seed 1 --builtin "$2" -- \
+		    "$top/$programs/$program") >build/attempt.log 2>&1
+		rm -rf "$work"
+		cat build/attempt.log >>"$log"
+		grep -q '^hostkern: seed=' build/attempt.log || fail "$program on the kernel's own AIO did not end"
+		as_on_real "$program on the kernel's own AIO, in the host kernel" compare $program \
+		    build/attempt.log builtin
+	done
 }
 
 # Every name in not_here must be of a case that did not hold, in each of its runs.
@@ -231,6 +271,29 @@ else
 	programs_cases sockets 1
 	programs_cases sockets 2
 	no_stale_names
+	if FREEBSD=14 SYSDIR= kmod/build.sh test-modules >>"$log" 2>&1; then
+		probed "$hk"
+	else
+		fail "modules that only tests load"
+	fi
+	own=$vm/objects-debug/vfs_aio.o
+	if [ ! -f "$vm/sys/sys/param.h" ]; then
+		skip "no kernel source in $vm: the host kernel was not tried with a real kernel's modules"
+	elif ! SYSDIR=$vm/sys kmod/build.sh modules >>"$log" 2>&1 ||
+	    ! SYSDIR=$vm/sys kmod/build.sh test-modules >>"$log" 2>&1 ||
+	    ! SYSDIR=$vm/sys kmod/build.sh hostkern >build/attempt.log 2>&1; then
+		fail "the host kernel for $vm/sys"
+		tail -25 build/attempt.log
+	else
+		# The same bytes as in the machine.
+		same=build/$(SYSDIR=$vm/sys kmod/build.sh version)
+		probed "$same"
+		if [ -f "$own" ]; then
+			on_builtin "$same" "$own"
+		else
+			skip "no object $own: the kernel's own AIO was not run in the host kernel"
+		fi
+	fi
 	attempt "an HTTP server and its clients on asynchronous requests alone" in_host_kernel 1 \
 	    httpd --mb 10 --connections 16
 	attempt "notifications of all kinds at once" in_host_kernel 1 deliver --rounds 10

@@ -7,6 +7,7 @@
 #include <sys/systm.h>
 #include <sys/aio.h>
 #include <sys/bio.h>
+#include <sys/buf.h>
 #include <sys/capsicum.h>
 #include <sys/conf.h>
 #include <sys/disk.h>
@@ -46,6 +47,9 @@
 #include "vnode_ops.h"
 
 enum { HOSTKERN_FREEBSD_VERSION = __FreeBSD_version };
+
+/* How far a request on a socket has come. */
+enum { HOSTKERN_AIO_DONE = offsetof(struct kaiocb, backend3) };
 
 /* What a disk device is asked for. */
 static const u_long HOSTKERN_DIOCGFLUSH = DIOCGFLUSH;

@@ -37,6 +37,13 @@ errnos! {
     ENOTEMPTY = 66, ENOSYS = 78, EOVERFLOW = 84, ECANCELED = 85, ENOTCAPABLE = 93, ECAPMODE = 94, EINTEGRITY = 97,
 }
 
+impl Errno {
+    /// Its name, where it has one here.
+    pub fn name(self) -> Option<&'static str> {
+        name(self.0)
+    }
+}
+
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match name(self.0) {

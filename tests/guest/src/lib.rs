@@ -24,6 +24,7 @@ pub mod oaio;
 pub mod out;
 pub mod path;
 pub mod rng;
+pub mod seen;
 #[cfg(test)]
 mod semantics;
 pub mod signal;

@@ -12,6 +12,7 @@
 use crate::Result;
 use crate::errno::EINVAL;
 use crate::mem::Plain;
+use crate::seen;
 use core::ffi::CStr;
 
 /// Open flags, as in <fcntl.h>.
@@ -231,7 +232,9 @@ macro_rules! call {
 /// Those of the call.
 pub fn call(number: u64, args: [usize; 6]) -> Result<usize> {
     let [a, b, c, d, e, f] = args;
-    raw(number, [a, b, c, d, e, f, 0, 0])
+    let result = raw(number, [a, b, c, d, e, f, 0, 0]);
+    seen::note(number, result);
+    result
 }
 
 /// A time or a span, `struct timespec`.

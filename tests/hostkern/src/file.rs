@@ -642,6 +642,49 @@ pub fn move_bytes(
     Ok(())
 }
 
+/// uiomove(9): range by range, each whole or not at all.
+pub fn uiomove(data: *mut u8, count: usize, uio: &mut sys::uio) -> Result<(), Errno> {
+    let (mut data, mut left) = (data, count);
+    let writes = uio.uio_rw == sys::UIO_WRITE;
+    if uio.uio_segflg != sys::UIO_SYSSPACE && uio.uio_td != sched::curthread() {
+        report::panic("uiomove of user memory for another thread");
+    }
+    while left > 0 && uio.uio_resid > 0 {
+        // SAFETY: what is left is in the uio's ranges.
+        let iov = unsafe { &mut *uio.uio_iov };
+        let len = iov.iov_len.min(left);
+        if len == 0 {
+            // SAFETY: as above.
+            uio.uio_iov = unsafe { uio.uio_iov.add(1) };
+            uio.uio_iovcnt -= 1;
+            continue;
+        }
+        let user = uio.uio_segflg != sys::UIO_SYSSPACE;
+        match (user, writes) {
+            (true, true) => vm::copyin(iov.iov_base as u64, data, len)?,
+            (true, false) => vm::copyout(data, iov.iov_base as u64, len)?,
+            // SAFETY: memory of the kernel's, as the caller says.
+            (false, true) => unsafe {
+                std::ptr::copy_nonoverlapping(iov.iov_base.cast(), data, len)
+            },
+            // SAFETY: as above.
+            (false, false) => unsafe {
+                std::ptr::copy_nonoverlapping(data, iov.iov_base.cast(), len)
+            },
+        }
+        // SAFETY: within both.
+        unsafe {
+            iov.iov_base = iov.iov_base.byte_add(len);
+            data = data.add(len);
+        }
+        iov.iov_len -= len;
+        uio.uio_resid -= len as isize;
+        uio.uio_offset += len as i64;
+        left -= len;
+    }
+    Ok(())
+}
+
 /// What a transfer may move at once, before others may run.
 const CHUNK: usize = 64 << 10;
 

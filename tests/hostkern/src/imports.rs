@@ -12,8 +12,8 @@ use crate::errno::*;
 use crate::socket::Which;
 use crate::state::Held;
 use crate::{
-    bio, disk, fault, file, kqueue, limit, mem, module, pages, proc, report, sched, signal, socket,
-    socket_io, socket_tasks, sys, sysctl, vm,
+    bio, builtin, disk, fault, file, kqueue, limit, mem, module, pages, proc, report, sched,
+    signal, socket, socket_io, socket_tasks, sys, sysctl, vm,
 };
 
 /// A function modules may link to.
@@ -153,7 +153,10 @@ functions! {
     "priv(9)" fn priv_check(_td: *mut sys::thread, _privilege: c_int) -> c_int {
         if crate::proc::uid() == 0 { 0 } else { EPERM.0 }
     }
-    "p_candebug(9)" fn p_cansee(_td: *mut sys::thread, _p: *mut sys::proc_) -> c_int {
+    "p_candebug(9)" fn p_cansee(_td: *mut sys::thread, p: *mut sys::proc_) -> c_int {
+        if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
+            report::panic("p_cansee without the process lock");
+        }
         0
     }
     "counter(9)" fn counter_u64_free(counter: usize) {
@@ -162,8 +165,11 @@ functions! {
 
     // Locks and sleeping.
     "mutex(9)" fn _mtx_init(lock: *mut usize, name: *const c_char, _kind: *const c_char, options: c_int) {
-        if options as u32 != sys::MTX_DEF {
-            report::panic(&format!("mtx_init with options {options:#x} is not emulated"));
+        match options as u32 {
+            sys::MTX_DEF => {}
+            // Of memory that may hold anything.
+            sys::MTX_NEW => sched::forget_mutex(lock),
+            _ => report::panic(&format!("mtx_init with options {options:#x} is not emulated")),
         }
         sched::mtx_init(lock, name)
     }
@@ -372,24 +378,7 @@ functions! {
     }
     "uio(9)" fn uiomove(data: *mut u8, count: c_int, uio: *mut sys::uio) -> c_int; or EFAULT.0; {
         sched::may_sleep("uiomove");
-        let (mut at, mut left) = (data, count as usize);
-        let writes = (*uio).uio_rw == sys::UIO_WRITE;
-        let whole = (*uio).uio_resid;
-        (*uio).uio_resid = whole.min(count as isize);
-        let rest = whole - (*uio).uio_resid;
-        let result = file::move_bytes(&mut *uio, writes, &mut |host, room, _| {
-            let now = room.min(left);
-            if writes {
-                std::ptr::copy_nonoverlapping(host, at, now);
-            } else {
-                std::ptr::copy_nonoverlapping(at, host, now);
-            }
-            at = at.add(now);
-            left -= now;
-            Ok(now)
-        });
-        (*uio).uio_resid += rest;
-        code(result)
+        code(file::uiomove(data, count as usize, &mut *uio))
     }
 
     // Credentials, address spaces, processes.
@@ -725,12 +714,35 @@ functions! {
         sched::may_sleep("eventhandler_register");
         let name = CStr::from_ptr(name).to_string_lossy().into_owned();
         let tag = HANDLERS.with(|handlers| {
-            let handler = Handler { name, function: function as usize, argument: argument as usize, priority };
-            handlers.push(handler);
-            handlers.sort_by_key(|handler| handler.priority);
-            handlers.len()
+            handlers.registered += 1;
+            let tag = handlers.registered;
+            let handler = Handler { tag, name, function: function as usize, argument: argument as usize, priority };
+            handlers.all.push(handler);
+            // Of equal ones the first that was registered comes first.
+            handlers.all.sort_by_key(|handler| handler.priority);
+            tag
         });
         tag as *mut c_void
+    }
+    "EVENTHANDLER(9)" fn eventhandler_find_list(_name: *const c_char) -> *mut c_void {
+        // There is one list; what it is, nobody looks at.
+        (&raw const HANDLERS).cast_mut().cast()
+    }
+    "EVENTHANDLER(9)" fn eventhandler_deregister(_list: *mut c_void, tag: *mut c_void) {
+        sched::may_sleep("eventhandler_deregister");
+        let known = HANDLERS.with(|handlers| {
+            let before = handlers.all.len();
+            handlers.all.retain(|handler| handler.tag != tag as usize);
+            handlers.all.len() < before
+        });
+        if !known {
+            report::panic("an event handler is deregistered that is none");
+        }
+        // Who is calling handlers may still be in this one.
+        while HANDLERS.with(|handlers| handlers.running > 0) {
+            let soon = sched::now() + sched::SECOND / 10_000;
+            sched::sleep(HANDLERS_CHAN, false, "evhrun", Some(soon), || ());
+        }
     }
     "printf(9)" fn printf(format: *const c_char, a: u64, b: u64, c: u64, d: u64, e: u64) -> c_int {
         let text = format_c(format, &[a, b, c, d, e]);
@@ -758,6 +770,75 @@ functions! {
             report::console(&format!("{} {text}{left}\n", proc::describe(sched::curthread())));
         }
     }
+
+    // Only for the kernel's own AIO.
+    "mutex(9)" fn __mtx_assert(lock: *mut usize, what: c_int, _file: *const c_char, _line: c_int) {
+        let owned = sched::mtx_owned(lock);
+        if what as u32 & sys::LA_XLOCKED != 0 && !owned {
+            report::panic("mtx_assert: the mutex is not held");
+        }
+        if what as u32 & sys::LA_MASKASSERT == sys::LA_UNLOCKED && owned {
+            report::panic("mtx_assert: the mutex is held");
+        }
+    }
+    "sema(9)" fn sema_init(sema: *mut c_void, value: c_int, _description: *const c_char) {
+        builtin::sema_init(sema as usize, value)
+    }
+    "sema(9)" fn _sema_post(sema: *mut c_void, _file: *const c_char, _line: c_int) {
+        builtin::sema_post(sema as usize)
+    }
+    "sema(9)" fn _sema_wait(sema: *mut c_void, _file: *const c_char, _line: c_int) {
+        builtin::sema_wait(sema as usize)
+    }
+    "unr(9)" fn new_unrhdr(low: c_int, _high: c_int, _lock: *mut c_void) -> *mut c_void {
+        builtin::units_create(low)
+    }
+    "unr(9)" fn alloc_unr(units: *mut c_void) -> c_int {
+        builtin::unit_alloc(units as usize)
+    }
+    "unr(9)" fn free_unr(units: *mut c_void, unit: c_uint) {
+        builtin::unit_free(units as usize, unit as c_int)
+    }
+    "uma(9)" fn uma_zcreate(name: *const c_char, size: usize, ctor: usize, dtor: usize, init: usize, fini: usize, _align: c_int, _flags: c_uint) -> *mut c_void {
+        if [ctor, dtor, init, fini] != [0; 4] {
+            report::panic("a zone with functions is not emulated");
+        }
+        builtin::zone_create(name, size)
+    }
+    "uma(9)" fn uma_zalloc_arg(zone: *mut c_void, _argument: *mut c_void, flags: c_int) -> *mut c_void {
+        builtin::zone_alloc(zone, flags as u32)
+    }
+    "uma(9)" fn uma_zfree_arg(zone: *mut c_void, item: *mut c_void, _argument: *mut c_void) {
+        builtin::zone_free(zone, item)
+    }
+    "lockmgr_disown (sys/lockmgr.h)" fn _lockmgr_disown(_lock: *mut c_void, _file: *const c_char, _line: c_int) {}
+    "taskqueue(9)" fn taskqueue_create(_name: *const c_char, _flags: c_int, _enqueue: *const c_void, _context: *mut c_void) -> *mut c_void {
+        builtin::queue_create()
+    }
+    "taskqueue(9)" fn taskqueue_start_threads(queue: *mut *mut c_void, count: c_int, _priority: c_int, _name: *const c_char) -> c_int {
+        (0..count).for_each(|_| builtin::queue_start(*queue as usize));
+        0
+    }
+    "taskqueue(9)" fn taskqueue_enqueue(queue: *mut c_void, task: *mut sys::task) -> c_int {
+        builtin::queue_enqueue(queue as usize, task);
+        0
+    }
+    "taskqueue(9)" fn taskqueue_drain(queue: *mut c_void, task: *mut sys::task) {
+        builtin::queue_drain(queue as usize, task)
+    }
+    "taskqueue(9)" fn taskqueue_thread_enqueue(_queue: *mut c_void) {
+        report::panic("taskqueue_thread_enqueue is called by its queue only")
+    }
+    "itimerfix (sys/time.h)" fn itimerfix(span: *mut sys::timeval) -> c_int {
+        if builtin::itimerfix(&mut *span) { 0 } else { EINVAL.0 }
+    }
+    "tvtohz(9)" fn tvtohz(span: *mut sys::timeval) -> c_int {
+        builtin::ticks(&*span)
+    }
+    "knlist_empty (kqueue(9))" fn knlist_empty(list: *mut sys::knlist) -> c_int {
+        c_int::from((*list).kl_list.slh_first.is_null())
+    }
+    "p31b_setcfg (posix4/posix4.h)" fn p31b_setcfg(_number: c_int, _value: c_int) {}
 
     // The built-in AIO, for processes that have no state there: all there is of it.
     "aio_read(2)" fn sys_aio_read(_td: *mut sys::thread, _uap: *const u64) -> c_int { absent("aio_read") }
@@ -794,6 +875,8 @@ const PLAIN: &[(&str, &str, *const ())] = &[
     ("memcpy", "memcpy(3)", libc::memcpy as *const ()),
     ("memmove", "memmove(3)", libc::memmove as *const ()),
     ("memset", "memset(3)", libc::memset as *const ()),
+    ("strcmp", "strcmp(3)", libc::strcmp as *const ()),
+    ("strlen", "strlen(3)", libc::strlen as *const ()),
 ];
 
 /// All functions.
@@ -810,6 +893,13 @@ fn int(at: *mut u8, value: c_int) {
 fn long(at: *mut u8, value: usize) {
     // SAFETY: the object has room for a long.
     unsafe { at.cast::<usize>().write(value) }
+}
+
+fn memory_type(at: *mut u8, name: &'static CStr) {
+    let kind: *mut sys::malloc_type = at.cast();
+    // SAFETY: the object is a malloc_type.
+    unsafe { (*kind).ks_shortdesc = name.as_ptr() };
+    mem::malloc_init(kind);
 }
 
 /// A cap_rights_t of version 0 with rights of the first word.
@@ -840,6 +930,17 @@ const CALLS: [(u64, u8, &str); 15] = [
 /// struct malloc_type's version word; nobody here looks at it.
 const OBJECTS: &[Object] = &[
     Object { name: "hz", size: 4, init: |at| int(at, HZ) },
+    Object { name: "tick_sbt", size: 8, init: |at| long(at, sched::SECOND as usize / HZ as usize) },
+    // Filled in by sysctl::start.
+    Object { name: "sysctl___kern_features", size: size_of::<sys::sysctl_oid>(), init: |_| () },
+    Object { name: "sysctl___p1003_1b", size: size_of::<sys::sysctl_oid>(), init: |_| () },
+    Object { name: "pbuf_zone", size: 8, init: builtin::make_pbuf_zone },
+    Object {
+        name: "M_TEMP",
+        size: size_of::<sys::malloc_type>(),
+        init: |at| memory_type(at, c"temp"),
+    },
+    Object { name: "sysctl___vfs", size: size_of::<sys::sysctl_oid>(), init: |_| () },
     Object { name: "tc_precexp", size: 4, init: |at| int(at, 31) },
     Object { name: "cap_no_rights", size: 16, init: |at| rights(at, 0) },
     Object { name: "cap_pread_rights", size: 16, init: |at| rights(at, 0x0d) },
@@ -851,12 +952,7 @@ const OBJECTS: &[Object] = &[
     Object {
         name: "M_IOV",
         size: size_of::<sys::malloc_type>(),
-        init: |at| {
-            let kind: *mut sys::malloc_type = at.cast();
-            // SAFETY: the object is a malloc_type.
-            unsafe { (*kind).ks_shortdesc = c"iov".as_ptr() };
-            mem::malloc_init(kind);
-        },
+        init: |at| memory_type(at, c"iov"),
     },
     // Only their addresses are used.
     Object { name: "vop_fsync_desc", size: 64, init: |_| () },
@@ -940,6 +1036,19 @@ pub fn aio_call(number: u64, args: &mut [u64; 8]) -> Result<u64, Errno> {
         // SAFETY: the running thread's own.
         0 => Ok(unsafe { (*td).td_uretoff.tdu_retval[0] } as u64),
         code => Err(Errno(code)),
+    }
+}
+
+/// Has the system calls lead to the kernel's own AIO, which was just loaded.
+pub fn use_builtin() {
+    let table = module::kernel_object("sysent") as *mut sys::sysent;
+    for (number, _, name) in CALLS {
+        if let Some(function) = module::global(name) {
+            // SAFETY: the table has an entry for every number.
+            unsafe {
+                (&raw mut (*table.add(number as usize)).sy_call).cast::<usize>().write(function);
+            }
+        }
     }
 }
 
@@ -1126,7 +1235,10 @@ unsafe fn file_transfer(
     result
 }
 
-unsafe extern "C" fn socket_aio_queue(_fp: *mut sys::file, _job: *mut sys::kaiocb) -> c_int {
+unsafe extern "C" fn socket_aio_queue(fp: *mut sys::file, job: *mut sys::kaiocb) -> c_int {
+    if builtin::is_loaded() {
+        return builtin::queue(fp, job);
+    }
     report::panic("fo_aio_queue of a socket is not emulated")
 }
 
@@ -1168,10 +1280,26 @@ static FETCHES: Held<std::collections::BTreeMap<sched::Tid, Vec<Fetch>>> =
 static MAY_REPEAT: Held<std::collections::BTreeSet<sched::Tid>> =
     Held::new(std::collections::BTreeSet::new());
 
+/// Threads that may fetch anything as often as they like: they load a module.
+static REPEATS: Held<std::collections::BTreeSet<sched::Tid>> =
+    Held::new(std::collections::BTreeSet::new());
+
+/// Runs what may fetch user memory twice.
+pub fn with_repeats<R>(action: impl FnOnce() -> R) -> R {
+    let me = sched::current();
+    REPEATS.with(|set| set.insert(me));
+    let result = action();
+    REPEATS.with(|set| set.remove(&me));
+    result
+}
+
 /// A module fetches what a program may change meanwhile: it may do so once in a call. The entries of
 /// a list may be the same, which one piece of code then fetches one after the other.
 fn fetched(at: u64, len: usize) {
     let me = sched::current();
+    if builtin::is_loaded() || REPEATS.with(|set| set.contains(&me)) {
+        return;
+    }
     let (start, end) = (at, at.saturating_add(len as u64));
     let way = module::way();
     let listed = MAY_REPEAT.with(|set| set.contains(&me));
@@ -1214,17 +1342,31 @@ pub fn assert_may_fault(what: &str) {
 // Events.
 
 struct Handler {
+    tag: usize,
     name: String,
     function: usize,
     argument: usize,
     priority: c_int,
 }
 
-static HANDLERS: Held<Vec<Handler>> = Held::new(Vec::new());
+struct Handlers {
+    all: Vec<Handler>,
+    /// How many were ever registered.
+    registered: usize,
+    /// Threads that call handlers.
+    running: usize,
+}
+
+static HANDLERS: Held<Handlers> =
+    Held::new(Handlers { all: Vec::new(), registered: 0, running: 0 });
+
+/// Where a thread waits until nobody calls handlers: odd, as all channels of ours.
+const HANDLERS_CHAN: u64 = 0x47 << 56 | 1;
 
 fn notify(event: &str, p: *mut sys::proc_) {
     let handlers: Vec<(usize, usize)> = HANDLERS.with(|handlers| {
-        let ours = handlers.iter().filter(|handler| handler.name == event);
+        handlers.running += 1;
+        let ours = handlers.all.iter().filter(|handler| handler.name == event);
         ours.map(|handler| (handler.function, handler.argument)).collect()
     });
     for (function, argument) in handlers {
@@ -1237,6 +1379,7 @@ fn notify(event: &str, p: *mut sys::proc_) {
         }
         sched::assert_no_locks(event);
     }
+    HANDLERS.with(|handlers| handlers.running -= 1);
 }
 
 /// The process_exit event.

@@ -100,6 +100,15 @@ pub fn start() {
     });
 }
 
+/// Takes away what stands for the built-in's filters: it has its own.
+pub fn without_stand_ins() {
+    KQUEUES.with(|all| {
+        for filter in [sys::EVFILT_AIO, sys::EVFILT_LIO] {
+            all.filters[index(filter).expect("a filter")].ops = std::ptr::null();
+        }
+    });
+}
+
 /// Where the built-in's structure of a list has its knotes.
 const LIO_KLIST: usize = 112;
 
@@ -715,8 +724,8 @@ pub fn register(fp: *mut sys::file, kev: &mut sys::kevent) -> Result<(), Errno> 
     let slot = index(filter)?;
     let ops = KQUEUES.with(|all| all.filters[slot].ops);
     if ops.is_null() {
-        // A filter that is being exchanged attaches nothing; one that never was is unknown.
-        let known = filter == sys::EVFILT_AIO || filter == sys::EVFILT_LIO;
+        // A filter that is being exchanged, or that nobody has yet, attaches nothing.
+        let known = [sys::EVFILT_AIO, sys::EVFILT_LIO, sys::EVFILT_SENDFILE].contains(&filter);
         return Err(if known { ENXIO } else { EINVAL });
     }
     // SAFETY: a filter's operations live as long as it has users.

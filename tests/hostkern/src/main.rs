@@ -3,6 +3,7 @@
 //! process, and runs FreeBSD programs that use them. See docs/hostkern.md.
 
 mod bio;
+mod builtin;
 mod coverage;
 mod decisions;
 mod disk;

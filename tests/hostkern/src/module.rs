@@ -9,7 +9,7 @@ use kocheck::elf::{self, Object};
 use kocheck::{loadable, report::Findings};
 
 use crate::state::Held;
-use crate::{imports, mem, probe, proc, report, sched, sys, text};
+use crate::{builtin, imports, mem, probe, proc, report, sched, sys, sysctl, text};
 
 /// Where modules and everything they refer to lies: relocations have 32 bits, with a sign.
 const AREA: usize = 0x4000_0000;
@@ -33,6 +33,8 @@ const VERSION: i32 = sys::HOSTKERN_FREEBSD_VERSION as i32;
 /// A module file that is loaded.
 struct Kld {
     name: String,
+    /// What kldload(2) answers.
+    number: i32,
     start: usize,
     end: usize,
     /// Global symbols, for modules that depend on this one.
@@ -89,6 +91,59 @@ pub fn start() {
         (object.init)(at as *mut u8);
         KLDS.with(|klds| klds.exports.insert(object.name, at));
     }
+}
+
+/// The name of the kernel's own AIO, when it is loaded as an object.
+pub const KERNELS: &str = "the kernel's own AIO";
+
+/// A jump to a function of ours, for code that reaches only what is near.
+pub fn stub_of(function: *const ()) -> usize {
+    let known = STUBS.with(|stubs| stubs.get(&(function as usize)).copied());
+    known.unwrap_or_else(|| {
+        let at = jump(function as usize, 0);
+        STUBS.with(|stubs| stubs.insert(function as usize, at));
+        at
+    })
+}
+
+static STUBS: Held<BTreeMap<usize, usize>> = Held::new(BTreeMap::new());
+
+/// Code that calls a function with a word.
+fn jump(function: usize, argument: usize) -> usize {
+    let at = reserve(PAGE);
+    let mut code = Vec::new();
+    if argument != 0 {
+        // mov rdi, argument
+        code.extend([0x48, 0xbf]);
+        code.extend(argument.to_le_bytes());
+    }
+    // mov r11, function; jmp r11
+    code.extend([0x49, 0xbb]);
+    code.extend(function.to_le_bytes());
+    code.extend([0x41, 0xff, 0xe3]);
+    // SAFETY: inside the area, which is ours.
+    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), at as *mut u8, code.len()) };
+    protect(at, at + PAGE, libc::PROT_READ | libc::PROT_EXEC);
+    at
+}
+
+/// A function that ends the run when it is called: one of the kernel's that is not emulated.
+fn not_emulated(name: &str) -> usize {
+    unsafe extern "C" fn end(name: *const c_char) -> ! {
+        // SAFETY: the name below, which stays.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        report::panic(&format!("{name} is not emulated"))
+    }
+    let text = std::ffi::CString::new(name).expect("a name").into_raw();
+    jump(end as *const () as usize, text as usize)
+}
+
+/// A global symbol of the kernel's own AIO.
+pub fn global(name: &str) -> Option<usize> {
+    KLDS.with(|klds| {
+        let all = klds.loaded.iter().chain(klds.loading.iter());
+        all.into_iter().find(|kld| kld.name == KERNELS)?.globals.get(name).copied()
+    })
 }
 
 /// Pages of the area, never given back: what was unloaded stays out of reach.
@@ -165,6 +220,11 @@ pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
 
 /// A symbol as the kernel sees it: an address, or nothing.
 fn lookup(klds: &Klds, depends: &[String], name: &str) -> Option<usize> {
+    // What the kernel's own AIO has is the kernel's.
+    let own = klds.loaded.iter().find(|kld| kld.name == KERNELS);
+    if let Some(&at) = own.and_then(|own| own.globals.get(name)) {
+        return Some(at);
+    }
     if let Some(&at) = klds.exports.get(name) {
         return Some(at);
     }
@@ -217,6 +277,8 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
     };
     let mut kld = Kld {
         name: name.to_owned(),
+        // Unlike any other's, as they are never given back.
+        number: start as i32,
         start,
         end: start + size,
         globals: BTreeMap::new(),
@@ -246,6 +308,14 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
             }
         }
     });
+    if builtin::is_loaded() && name == KERNELS {
+        for (index, symbol) in object.symbols.iter().enumerate().skip(1) {
+            if values[index].is_none() && missing.contains(&symbol.name) {
+                values[index] = Some(not_emulated(&symbol.name));
+            }
+        }
+        missing.clear();
+    }
     if !missing.is_empty() {
         return Err(format!(
             "{name}: the host kernel has no {}; tests/hostkern/src/imports.rs is where to add it",
@@ -253,6 +323,14 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
         ));
     }
     relocate(object, &offsets, start, &values)?;
+    if name == KERNELS {
+        // A node comes before what is below it.
+        let all = set("set_sysctl_set").into_iter().map(|at| at as *mut sys::sysctl_oid);
+        // SAFETY: structs of the object, as its set says.
+        let is_node = |oid: &*mut sys::sysctl_oid| unsafe { (**oid).oid_kind } & sys::CTLTYPE == sys::CTLTYPE_NODE;
+        let (nodes, leaves): (Vec<_>, Vec<_>) = all.partition(is_node);
+        nodes.into_iter().chain(leaves).for_each(sysctl::register);
+    }
     for (index, symbol) in object.symbols.iter().enumerate().skip(1) {
         let Some(at) = values[index].filter(|_| symbol.section().is_some()) else { continue };
         if symbol.bind == STB_GLOBAL {
@@ -489,6 +567,18 @@ pub fn unload(name: &str) -> Result<(), c_int> {
     probe::unloaded(kld.start);
     protect(kld.start, kld.end, libc::PROT_NONE);
     Ok(())
+}
+
+/// The number of a file that is loaded: kldfind(2).
+pub fn number(name: &str) -> Option<i32> {
+    KLDS.with(|klds| klds.loaded.iter().find(|kld| kld.name == name).map(|kld| kld.number))
+}
+
+/// The name of the file with a number.
+pub fn name(number: i32) -> Option<String> {
+    KLDS.with(|klds| {
+        klds.loaded.iter().find(|kld| kld.number == number).map(|kld| kld.name.clone())
+    })
 }
 
 /// Names an address in a module.

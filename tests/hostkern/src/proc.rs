@@ -226,6 +226,9 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
             (*p).p_ucred = cred;
             (*p).p_limit = limits;
             (*p).p_pid = pid;
+            for (to, &from) in (*p).p_comm.iter_mut().zip(name.as_bytes().iter().take(19)) {
+                *to = from as _;
+            }
             if kernel {
                 (*p).p_flag = (sys::P_KPROC | sys::P_SYSTEM) as i32;
             }

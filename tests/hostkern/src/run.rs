@@ -13,14 +13,14 @@ use crate::sched::{self, SECOND, Schedule};
 use crate::state::Rng;
 use crate::strategy::{self, Policy};
 use crate::{
-    bio, disk, fault, file, imports, kqueue, mem, module, pages, probe, proc, report, shrink,
-    socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
+    bio, builtin, disk, fault, file, imports, kqueue, mem, module, pages, probe, proc, report,
+    shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy POLICY] [--preempt N] [--spurious N]
                     [--record FILE] [--replay FILE] [--schedule N] [--coverage FILE]
-                    [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
+                    [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--builtin OBJECT [--beside]] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern shrink [options of run] [--record FILE] [--jobs N] [--most TRIES] -- PROGRAM [ARG...] [-- PROGRAM...]
@@ -34,6 +34,8 @@ run    loads the modules, runs the programs, unloads aio_rs and looks for what i
        between two instructions of a module about once in N scheduling points. Without these options
        the seed chooses; --schedule N makes another choice. --record writes down what was decided,
        --replay decides so again. --coverage adds to a file which blocks of the modules were reached.
+       --builtin runs them on the kernel's own AIO instead of the modules, or with --beside on both: an
+       object of a kernel build.
 load   loads the files, unloads them in the opposite order, and looks for what is left over.
 seeds  does so for many seeds; every --recheck'th twice, which must give the same trace; with --stop
        until one fails.
@@ -59,6 +61,9 @@ struct Options {
     /// The number of the schedule.
     schedule: u64,
     keep_loaded: bool,
+    /// The kernel's own AIO, as an object, and whether the modules are loaded too.
+    builtin: Option<PathBuf>,
+    beside: bool,
     verbose: bool,
     progress: bool,
     /// vfs.unmapped_buf_allowed is 0.
@@ -96,6 +101,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
         coverage: None,
         schedule: 0,
         keep_loaded: false,
+        builtin: None,
+        beside: false,
         verbose: false,
         progress: false,
         mapped: false,
@@ -135,6 +142,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
             options.mapped = true;
             continue;
         }
+        if arg == "--beside" {
+            options.beside = true;
+            continue;
+        }
         if arg == "--verbose" {
             options.verbose = true;
             continue;
@@ -148,6 +159,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             || value.parse::<u64>().map_err(|_| format!("{arg} wants a number, not {value}"));
         match arg.as_str() {
             "--modules" => options.modules = value.into(),
+            "--builtin" => options.builtin = Some(value.into()),
             "--seed" => options.seed = number()?,
             "--spurious" => options.spurious = number()?,
             "--preempt" => options.preempt = Some(number()?),
@@ -262,12 +274,17 @@ fn one(options: Options) -> ExitCode {
         report::show_progress();
     }
     let started = Instant::now();
-    let read = |name: &str| {
-        let path = options.modules.join(name);
+    let read = |path: PathBuf| {
         std::fs::read(&path)
             .unwrap_or_else(|error| report::give_up(&format!("{}: {error}", path.display())))
     };
-    let (gate, engine) = (read("aio_rs_gate.ko"), read("aio_rs.ko"));
+    let builtin = options.builtin.clone().map(read);
+    let mut modules = Vec::new();
+    if builtin.is_none() || options.beside {
+        for name in ["aio_rs_gate.ko", "aio_rs.ko"] {
+            modules.push((name, read(options.modules.join(name))));
+        }
+    }
     let programs: Vec<(PathBuf, Vec<String>)> = options
         .programs
         .iter()
@@ -311,7 +328,7 @@ fn one(options: Options) -> ExitCode {
     fault::plan(options.fail.clone());
     boot();
     let first = proc::start_kernel(move || {
-        kernel_thread(&gate, &engine, &programs, &options, started);
+        kernel_thread(builtin.as_deref(), &modules, &programs, &options, started);
     });
     sched::begin(first);
     loop {
@@ -500,10 +517,14 @@ fn again(options: &Options) -> String {
         .as_ref()
         .map_or(String::new(), |fail| format!(" --fail {}", word(&fail.text())));
     let mapped = if options.mapped { " --mapped" } else { "" };
+    let builtin = options.builtin.as_ref().map_or(String::new(), |object| {
+        let beside = if options.beside { " --beside" } else { "" };
+        format!(" --builtin {}{beside}", object.display())
+    });
     let disks: String =
         options.disks.iter().map(|disk| format!(" --disk {}", disk.text())).collect();
     format!(
-        "{} run --modules {} --seed {}{schedule}{replay}{mapped}{disks}{fail} -- {}",
+        "{} run --modules {} --seed {}{schedule}{replay}{mapped}{builtin}{disks}{fail} -- {}",
         exe.display(),
         options.modules.display(),
         options.seed,
@@ -519,15 +540,21 @@ fn counter(name: &str) -> u64 {
 
 /// The kernel's own thread: the life of the machine.
 fn kernel_thread(
-    gate: &[u8],
-    engine: &[u8],
+    builtin: Option<&[u8]>,
+    modules: &[(&str, Vec<u8>)],
     programs: &[(PathBuf, Vec<String>)],
     options: &Options,
     started: Instant,
 ) {
     bio::start_enders();
     let mut before = mem::objects();
-    for (name, file) in [("aio_rs_gate.ko", gate), ("aio_rs.ko", engine)] {
+    if let Some(object) = builtin {
+        if let Err(why) = builtin::load(object) {
+            report::give_up(&why);
+        }
+        report::console("hostkern: the kernel's own AIO is here\n");
+    }
+    for (name, file) in modules {
         if let Err(why) = module::load(name, file) {
             report::console(&format!("hostkern: kldload: {why}\n"));
             if fault::struck() == 0 {
@@ -569,13 +596,14 @@ fn kernel_thread(
             sysctl::value("vfs.aio.num_queue_count")
         ));
     }
-    if !options.keep_loaded {
+    if !options.keep_loaded && !modules.is_empty() {
         match module::unload("aio_rs.ko") {
             Ok(()) => report::console("hostkern: unload aio_rs.ko: ok\n"),
             Err(errno) => bad.push(format!("kldunload aio_rs failed with errno {errno}")),
         }
     }
-    if !options.keep_loaded {
+    // The kernel's own keeps its workers, and what it is made of.
+    if !options.keep_loaded && builtin.is_none() {
         bad.extend(settled());
         bad.extend(grown(&before));
     }
@@ -766,6 +794,7 @@ fn shrunk(options: &Options) -> ExitCode {
         let words = Options {
             programs: options.programs.clone(),
             modules: options.modules.clone(),
+            builtin: options.builtin.clone(),
             disks: options.disks.clone(),
             fail: options.fail.clone(),
             only: None,
@@ -790,6 +819,10 @@ fn run_command(exe: &std::path::Path, options: &Options, task: &Task) -> Command
     }
     if options.mapped {
         command.arg("--mapped");
+    }
+    if let Some(object) = &options.builtin {
+        command.arg("--builtin").arg(object.canonicalize().unwrap_or_default());
+        command.args(options.beside.then_some("--beside"));
     }
     for disk in &options.disks {
         command.args(["--disk", &disk.text()]);
@@ -929,6 +962,7 @@ fn settle(
             modules: options.modules.clone(),
             disks: options.disks.clone(),
             fail: run.fail.clone(),
+            builtin: options.builtin.clone(),
             only: None,
             record: None,
             replay: None,

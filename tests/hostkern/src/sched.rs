@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub use mutex::{lock_order, mtx_destroy, mtx_init, mtx_lock, mtx_owned, mtx_unlock, word_of};
+pub use mutex::{
+    forget_mutex, lock_order, mtx_destroy, mtx_init, mtx_lock, mtx_owned, mtx_unlock, word_of,
+};
 use told::Event;
 pub use told::{keep, note, recent, table, taken};
 use turns::Why;

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 
 use crate::socket::{self, So, Which};
 use crate::state::Held;
-use crate::{imports, mem, module, proc, report, sched, sys, sysctl, taskqueue, vm};
+use crate::{builtin, imports, mem, module, proc, report, sched, sys, sysctl, taskqueue, vm};
 
 struct Tasks {
     /// "soaio jobs", a mutex of the modules' kind.
@@ -205,15 +205,12 @@ fn run(task: *mut sys::task, pending: c_int) {
 }
 
 /// The first request of the built-in's that waits for a half.
-fn first_job(so: So, which: Which) -> *mut sys::kaiocb {
+pub fn first_job(so: So, which: Which) -> *mut sys::kaiocb {
     socket::buf(so, which).sb_aiojobq.tqh_first
 }
 
-/// Takes a request off its half, which is locked, and forgets it.
-fn remove_job(so: So, which: Which, job: *mut sys::kaiocb) {
-    if !TASKS.with(|tasks| tasks.requests.remove(&(job as usize))) {
-        report::panic("the kernel takes what is no request for one of the built-in's");
-    }
+/// Takes a request off its half, which is locked.
+pub fn take_off(so: So, which: Which, job: *mut sys::kaiocb) {
     // SAFETY: a job on the list, whose neighbours are too.
     unsafe {
         let (next, previous) = ((*job).list.tqe_next, (*job).list.tqe_prev);
@@ -224,7 +221,51 @@ fn remove_job(so: So, which: Which, job: *mut sys::kaiocb) {
         }
         *previous = next;
     }
+}
+
+/// Puts a request behind all others of its half, which is locked.
+pub fn append(so: So, which: Which, job: *mut sys::kaiocb) {
+    let queue = &mut socket::buf(so, which).sb_aiojobq;
+    // SAFETY: a job on no list; the list's last link is where it belongs.
+    unsafe {
+        (*job).list.tqe_next = std::ptr::null_mut();
+        (*job).list.tqe_prev = queue.tqh_last;
+        *queue.tqh_last = job;
+        queue.tqh_last = &raw mut (*job).list.tqe_next;
+    }
+}
+
+/// Puts a request before all others of its half, which is locked.
+pub fn prepend(so: So, which: Which, job: *mut sys::kaiocb) {
+    let queue = &mut socket::buf(so, which).sb_aiojobq;
+    // SAFETY: a job on no list, and the first of the list, if there is one.
+    unsafe {
+        (*job).list.tqe_next = queue.tqh_first;
+        (*job).list.tqe_prev = &raw mut queue.tqh_first;
+        if queue.tqh_first.is_null() {
+            queue.tqh_last = &raw mut (*job).list.tqe_next;
+        } else {
+            (*queue.tqh_first).list.tqe_prev = &raw mut (*job).list.tqe_next;
+        }
+        queue.tqh_first = job;
+    }
+}
+
+/// Takes a neighbour's request off its half, which is locked, and forgets it.
+fn remove_job(so: So, which: Which, job: *mut sys::kaiocb) {
+    if !TASKS.with(|tasks| tasks.requests.remove(&(job as usize))) {
+        report::panic("the kernel takes what is no request for one of the built-in's");
+    }
+    take_off(so, which, job);
     mem::free_object(job);
+}
+
+/// Whether a request on a half need not wait.
+pub fn is_ready(so: So, which: Which) -> bool {
+    match which {
+        Which::Receive => socket::is_readable(so),
+        Which::Send => socket::is_writable(so),
+    }
 }
 
 /// soaio_rcv and soaio_snd: the built-in's function of a task, which ends what can.
@@ -234,11 +275,10 @@ pub fn builtin(so: So, which: Which) {
     if !socket::has_flag(so, which, sys::SB_AIO_RUNNING) {
         report::panic("the kernel's function of a task runs without SB_AIO_RUNNING");
     }
-    let ready = || match which {
-        Which::Receive => socket::is_readable(so),
-        Which::Send => socket::is_writable(so),
-    };
-    while !first_job(so, which).is_null() && ready() {
+    if builtin::is_loaded() {
+        builtin::serve(so, which);
+    }
+    while !builtin::is_loaded() && !first_job(so, which).is_null() && is_ready(so, which) {
         remove_job(so, which, first_job(so, which));
         socket::unlock(so, which);
         sched::point();
@@ -255,7 +295,7 @@ pub fn builtin(so: So, which: Which) {
 /// Now and then, where odd things may happen, a process that is the built-in's has a request of no
 /// bytes on one half of a connection, or cancels one.
 pub fn neighbour(so: So) {
-    if !sched::is_odd() || sched::random(32) != 0 {
+    if builtin::is_loaded() || !sched::is_odd() || sched::random(32) != 0 {
         return;
     }
     let which = if sched::random(2) == 0 { Which::Receive } else { Which::Send };
@@ -274,21 +314,11 @@ pub fn neighbour(so: So) {
 fn queue_job(so: So, which: Which) {
     let job: *mut sys::kaiocb = mem::new_object();
     TASKS.with(|tasks| tasks.requests.insert(job as usize));
-    let queue = &mut socket::buf(so, which).sb_aiojobq;
-    // SAFETY: just made; the list's last link is where it belongs.
-    unsafe {
-        (*job).list.tqe_prev = queue.tqh_last;
-        *queue.tqh_last = job;
-        queue.tqh_last = &raw mut (*job).list.tqe_next;
-    }
+    append(so, which, job);
     if socket::has_flag(so, which, sys::SB_AIO_RUNNING) {
         return;
     }
-    let ready = match which {
-        Which::Receive => socket::is_readable(so),
-        Which::Send => socket::is_writable(so),
-    };
-    if ready {
+    if is_ready(so, which) {
         wakeup(so, which);
     } else {
         socket::set_flag(so, which, sys::SB_AIO);
@@ -312,8 +342,11 @@ fn cancel_jobs(so: So, which: Which) {
     }
 }
 
-/// The last file is going, and with it the built-in's requests.
+/// The last file is going, and with it the neighbours' requests.
 pub fn closes(so: So) {
+    if builtin::is_loaded() {
+        return;
+    }
     for which in [Which::Receive, Which::Send] {
         socket::lock(so, which);
         if !socket::is_listening(so) {

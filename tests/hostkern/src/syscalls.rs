@@ -13,7 +13,8 @@ use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
 use crate::{
-    bio, disk, imports, kqueue, limit, report, signal, socket, socket_calls, sys, sysctl, tools, vm,
+    bio, disk, imports, kqueue, limit, module, report, signal, socket, socket_calls, sys, sysctl,
+    tools, vm,
 };
 
 type Result<T = u64> = std::result::Result<T, Errno>;
@@ -135,6 +136,9 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         209 => poll(a(0), a(1), int(2)),
         232 => clock_gettime(a(1)),
         240 => nanosleep(a(0), a(1)),
+        304 => kldload(a(0)),
+        306 => module::number(&file_name(&path(a(0))?)).map(|number| number as u64).ok_or(ENOENT),
+        444 => module::unload(&module::name(int(0)).ok_or(ENOENT)?).map(|()| 0).map_err(Errno),
         331 => {
             sched::yield_now();
             Ok(0)
@@ -411,6 +415,24 @@ fn on_path(at: u64, action: impl FnOnce(*const libc::c_char) -> i32) -> Result {
     let path = path(at)?;
     let name = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| ENOENT)?;
     if action(name.as_ptr()) == 0 { Ok(0) } else { Err(last()) }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// kldload(2): the number of the file.
+fn kldload(at: u64) -> Result {
+    let path = path(at)?;
+    let bytes = std::fs::read(&path).map_err(|error| of_host(&error))?;
+    let name = file_name(&path);
+    match imports::with_repeats(|| module::load(&name, &bytes)) {
+        Ok(()) => Ok(module::number(&name).expect("just loaded") as u64),
+        Err(why) => {
+            report::console(&format!("kldload: {why}\n"));
+            Err(ENOEXEC)
+        }
+    }
 }
 
 fn open(at: u64, flags: i32, mode: u32) -> Result {

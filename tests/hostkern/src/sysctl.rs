@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use crate::errno::{EINVAL, ENOENT, ENOMEM, EPERM, Errno};
+use crate::errno::{EBUSY, EINVAL, ENOENT, ENOMEM, EPERM, Errno};
 use crate::state::Held;
-use crate::{imports, mem, report, sched, sys, vm};
+use crate::{imports, mem, module, report, sched, sys, vm};
 
 struct Node {
     oid: *mut sys::sysctl_oid,
     /// Address of the parent's list of children; 0 for the root's.
     parent: usize,
     name: String,
-    /// The context it belongs to, if it is dynamic.
-    context: usize,
+    /// The contexts it belongs to, if it is dynamic.
+    contexts: Vec<usize>,
 }
 
 struct Tree {
@@ -48,7 +48,7 @@ const CTLFLAG_WR: u32 = 0x4000_0000;
 
 /// Makes the kernel's part of the tree.
 pub fn start() {
-    let vfs = node(0, "vfs");
+    let vfs = node_of_kernel(0, "vfs");
     let aio = node(vfs, "aio");
     for &(name, value, writable) in AIO {
         int(aio, name, value, writable);
@@ -61,7 +61,7 @@ pub fn start() {
     int(ipc_aio, "target_procs", 4, true);
     int(ipc_aio, "lifetime", 30 * imports::HZ, true);
     int(kern, "osreldate", sys::HOSTKERN_FREEBSD_VERSION as i32, false);
-    let features = node(kern, "features");
+    let features = node_of_kernel(kern, "kern_features");
     int(features, "aio", 1, false);
     posix();
     let security = node(0, "security");
@@ -80,7 +80,7 @@ const WIRED: &str = "v_user_wire_count";
 
 /// What sysconf(3) asks for.
 fn posix() {
-    let node_of = node(0, "p1003_1b");
+    let node_of = node_of_kernel(0, "p1003_1b");
     int(node_of, "asynchronous_io", 200_112, false);
     // The same variable as the limit of the queue.
     let limit = find_named("vfs.aio.max_aio_queue_per_proc").expect("made before");
@@ -99,6 +99,14 @@ fn children(oid: *mut sys::sysctl_oid) -> usize {
 fn node(parent: usize, name: &str) -> usize {
     let kind = sys::CTLTYPE_NODE | CTLFLAG_RD;
     children(insert(0, parent, name, kind, std::ptr::null_mut(), 0, None))
+}
+
+/// A node that modules may refer to as `sysctl___` and its name, which begins with its parent's.
+fn node_of_kernel(parent: usize, symbol: &str) -> usize {
+    let oid = module::kernel_object(&format!("sysctl___{symbol}")) as *mut sys::sysctl_oid;
+    let name = if parent == 0 { symbol } else { symbol.rsplit('_').next().unwrap_or(symbol) };
+    let kind = sys::CTLTYPE_NODE | CTLFLAG_RD;
+    children(insert_at(oid, 0, parent, name, kind, std::ptr::null_mut(), 0, None))
 }
 
 fn int(parent: usize, name: &str, value: i32, writable: bool) {
@@ -127,7 +135,20 @@ fn insert(
     arg2: i64,
     handler: Handler,
 ) -> *mut sys::sysctl_oid {
-    let oid: *mut sys::sysctl_oid = mem::new_object();
+    insert_at(mem::new_object(), context, parent, name, kind, arg1, arg2, handler)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn insert_at(
+    oid: *mut sys::sysctl_oid,
+    context: usize,
+    parent: usize,
+    name: &str,
+    kind: u32,
+    arg1: *mut c_void,
+    arg2: i64,
+    handler: Handler,
+) -> *mut sys::sysctl_oid {
     let c_name = CString::new(name).expect("a name").into_raw();
     TREE.with(|tree| {
         // SAFETY: just made; the name is freed with it.
@@ -141,9 +162,32 @@ fn insert(
             (*oid).oid_parent = parent as *mut _;
         }
         tree.next_number += 1;
-        tree.nodes.push(Node { oid, parent, name: name.to_owned(), context });
+        tree.nodes.push(Node { oid, parent, name: name.to_owned(), contexts: vec![context] });
     });
     oid
+}
+
+/// A static sysctl of the kernel's own AIO: it takes the place of ours, with all below.
+pub fn register(oid: *mut sys::sysctl_oid) {
+    // SAFETY: a struct sysctl_oid of the object, which stays; its name is a C string.
+    let (parent, name) = unsafe {
+        ((*oid).oid_parent as usize, CStr::from_ptr((*oid).oid_name).to_string_lossy().into_owned())
+    };
+    TREE.with(|tree| {
+        let ours = tree.nodes.iter().position(|node| node.parent == parent && node.name == name);
+        if let Some(index) = ours {
+            let below = children(tree.nodes.remove(index).oid);
+            tree.nodes.retain(|node| node.parent != below);
+        }
+        // SAFETY: as above.
+        unsafe {
+            if (*oid).oid_number < 0 {
+                (*oid).oid_number = tree.next_number;
+                tree.next_number += 1;
+            }
+        }
+        tree.nodes.push(Node { oid, parent, name, contexts: vec![0] });
+    });
 }
 
 /// sysctl_add_oid(9). Null when the name exists; a node that does is shared.
@@ -165,23 +209,43 @@ pub fn add(
         {
             report::panic(&format!("sysctl {name} is added below a node that is not there"));
         }
-        tree.nodes.iter().any(|node| node.parent == parent as usize && node.name == name)
+        let same = |node: &&mut Node| node.parent == parent as usize && node.name == name;
+        tree.nodes.iter_mut().find(same).map(|node| {
+            // SAFETY: nodes of the tree live while they are in it.
+            let its = unsafe { (*node.oid).oid_kind } & sys::CTLTYPE;
+            if its != sys::CTLTYPE_NODE || kind as u32 & sys::CTLTYPE != its {
+                return std::ptr::null_mut();
+            }
+            node.contexts.push(context as usize);
+            node.oid
+        })
     });
-    if exists {
-        return std::ptr::null_mut();
+    if let Some(oid) = exists {
+        return oid;
     }
     insert(context as usize, parent as usize, &name, kind as u32, arg1, arg2, handler)
 }
 
 /// sysctl_ctx_free(9).
 pub fn free_context(context: *mut sys::sysctl_ctx_list) -> c_int {
-    let removed: Vec<Node> = TREE.with(|tree| {
-        let (gone, left) = std::mem::take(&mut tree.nodes)
-            .into_iter()
-            .partition(|node| node.context == context as usize);
+    let context = context as usize;
+    let removed: Option<Vec<Node>> = TREE.with(|tree| {
+        let goes = |node: &Node| node.contexts == [context];
+        let busy = tree.nodes.iter().filter(|node| goes(node)).any(|node| {
+            tree.nodes.iter().any(|child| child.parent == children(node.oid) && !goes(child))
+        });
+        if busy {
+            return None;
+        }
+        let (gone, mut left): (Vec<Node>, Vec<Node>) =
+            std::mem::take(&mut tree.nodes).into_iter().partition(goes);
+        for node in &mut left {
+            node.contexts.retain(|&its| its != context);
+        }
         tree.nodes = left;
-        gone
+        Some(gone)
     });
+    let Some(removed) = removed else { return EBUSY.0 };
     for node in removed {
         // SAFETY: made by insert with a name of its own.
         unsafe { drop(CString::from_raw((*node.oid).oid_name.cast_mut())) };

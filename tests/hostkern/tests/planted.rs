@@ -34,7 +34,7 @@ fn load(files: &[&Path]) -> (i32, String) {
 }
 
 /// The cases in the order of planted.c, and what must be said.
-const PLANTED: [(&str, &str); 31] = [
+const PLANTED: [(&str, &str); 34] = [
     ("nothing", "unload planted.ko: ok"),
     ("user access", "past copyin(9)"),
     (
@@ -69,6 +69,9 @@ const PLANTED: [(&str, &str); 31] = [
     ("counter leak", "LEFT OVER: 1 of counter, 1 instead of 0"),
     ("way to a panic", "called from planted_modevent+"),
     ("no socket", "is no socket, or no longer one"),
+    ("no process lock", "p_cansee without the process lock"),
+    ("another's uio", "uiomove of user memory for another thread"),
+    ("event handler twice", "an event handler is deregistered that is none"),
 ];
 
 /// Those that are no defects.

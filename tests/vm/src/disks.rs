@@ -4,7 +4,7 @@
 
 use crate::hypervisor::Disks;
 use crate::options::Options;
-use crate::plan::{GATE_TEST, LISTENER, POLICY, STACK, WIDE};
+use crate::plan::{GATE_TEST, LISTENER, POLICY, PROBE, STACK, WIDE};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -60,6 +60,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
         "mixed",
         "neighbours",
         "parked",
+        "probe",
         "churn",
         "reload",
         "stress",
@@ -106,7 +107,7 @@ pub fn make_disks(options: &Options, label: &str, plan: &str) -> Result<Disks, S
             fs::copy(&from, to.join("aio_rs.ko"))
                 .map_err(|error| format!("no module {}: {error}", from.display()))?;
         }
-        for name in [STACK, GATE_TEST, LISTENER] {
+        for name in [STACK, GATE_TEST, LISTENER, PROBE] {
             let from = options.modules.join(name);
             if from.is_file() {
                 fs::copy(&from, stage.join(name)).map_err(failed(&from))?;

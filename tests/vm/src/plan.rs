@@ -41,6 +41,9 @@ pub const LISTENER: &str = "aio_rs_listener.ko";
 /// A MAC policy of tests/kmod.
 pub const POLICY: &str = "aio_rs_mac.ko";
 
+/// A module of tests/kmod that tries the kernel's functions, for transcripts.
+pub const PROBE: &str = "aio_rs_probe.ko";
+
 /// Where the gate in which threads linger is, beside the modules and in the guest.
 pub const WIDE: &str = "wide";
 

@@ -20,6 +20,12 @@ fn mutex_name(mutex: *mut sys::mtx) -> String {
     unsafe { CStr::from_ptr((*mutex).lock_object.lo_name) }.to_string_lossy().into_owned()
 }
 
+/// Takes what lies in memory for no mutex.
+pub fn forget_mutex(word: *mut usize) {
+    // SAFETY: the caller's memory for a mutex.
+    unsafe { (*mutex_of(word)).lock_object.lo_flags = 0 }
+}
+
 pub fn mtx_init(word: *mut usize, name: *const c_char) {
     let mutex = mutex_of(word);
     // SAFETY: the caller's memory for a mutex.

@@ -7,6 +7,7 @@
 #include <sys/systm.h>
 #include <sys/bio.h>
 #include <sys/counter.h>
+#include <sys/eventhandler.h>
 #include <sys/kernel.h>
 #include <sys/kthread.h>
 #include <sys/lock.h>
@@ -18,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/socketvar.h>
 #include <sys/ucred.h>
+#include <sys/uio.h>
 #include <vm/vm.h>
 #include <vm/vm_param.h>
 #include <vm/pmap.h>
@@ -57,6 +59,9 @@ enum {
 	COUNTER_LEAK,
 	WAY_TO_A_PANIC,
 	NO_SOCKET,
+	NO_PROCESS_LOCK,
+	FOREIGN_UIO,
+	HANDLER_TWICE,
 	LOST_UPDATE,
 	NO_LOST_UPDATE,
 };
@@ -66,7 +71,7 @@ MALLOC_DEFINE(M_TWO, "planted two", "test");
 
 static struct mtx first, second;
 
-#if PLANTED >= 31
+#if PLANTED >= 34
 /*
  * Two processes that count at once, without a kernel call in between: with LOST_UPDATE by loads and
  * stores, with NO_LOST_UPDATE by locked instructions.
@@ -109,12 +114,20 @@ count(void)
 #endif
 
 static void
+handler(void *argument, struct proc *p)
+{
+}
+
+static void
 plant(void)
 {
 	volatile char *memory;
 	struct mtx unready;
 	struct bio *bp;
 	vm_page_t page;
+	eventhandler_tag tag;
+	struct iovec iov;
+	struct uio uio;
 	uint32_t words[2];
 	int error;
 
@@ -253,12 +266,29 @@ plant(void)
 	case NO_SOCKET:
 		sorele_locked((struct socket *)&first);
 		break;
-#if PLANTED >= 31
+#if PLANTED >= 34
 	case LOST_UPDATE:
 	case NO_LOST_UPDATE:
 		count();
 		break;
 #endif
+	case NO_PROCESS_LOCK:
+		(void)p_cansee(curthread, curproc);
+		break;
+	case FOREIGN_UIO:
+		memset(&uio, 0, sizeof(uio));
+		iov.iov_base = (void *)0x300000;
+		iov.iov_len = uio.uio_resid = sizeof(words);
+		uio.uio_iov = &iov;
+		uio.uio_iovcnt = 1;
+		uio.uio_segflg = UIO_USERSPACE;
+		(void)uiomove(words, sizeof(words), &uio);
+		break;
+	case HANDLER_TWICE:
+		tag = EVENTHANDLER_REGISTER(process_exit, handler, NULL, EVENTHANDLER_PRI_ANY);
+		EVENTHANDLER_DEREGISTER(process_exit, tag);
+		EVENTHANDLER_DEREGISTER(process_exit, tag);
+		break;
 	}
 }
 

@@ -10,6 +10,7 @@ use guest::mem::{PAGE, Region};
 use guest::out::Text;
 use guest::path::Path;
 use guest::rng::mix;
+use guest::seen::{self, Seen};
 use guest::sys::{self, Ended, Fork, Iovec, Timespec};
 use guest::sysctl::{self, Maybe, Setting, served};
 use guest::time::{ms_since, now, sleep_ms};
@@ -166,8 +167,11 @@ impl Op {
 }
 
 /// Address of the page that the runner and its children share: the number of accepted requests,
-/// then the outcome.
+/// then the outcome, and at [`SEEN`] what calls answered.
 static SHARED: AtomicUsize = AtomicUsize::new(0);
+
+/// Where the page has what calls answered.
+const SEEN: usize = 1024;
 
 /// Counts a request that was accepted.
 pub fn accepted() {
@@ -508,6 +512,7 @@ impl Runner {
     fn new(breaks: bool) -> guest::Result<Self> {
         let shared = Region::map_shared(PAGE)?;
         SHARED.store(shared.addr(), Ordering::Relaxed);
+        seen::watch(&shared.part(SEEN, seen::BYTES));
         Ok(Self {
             shared,
             settings: SETTINGS.map(sysctl::get),
@@ -565,13 +570,14 @@ impl Runner {
         };
         let rise = before.zip(served()).map(|(before, after)| after.wrapping_sub(before));
         println!(
-            "{word} {}{}{} served={} accepted={} ms={}",
+            "{word} {}{}{} served={} accepted={} ms={}{}",
             case.name,
             if why.as_bytes().is_empty() { "" } else { ": " },
             why.as_str(),
             Maybe(rise),
             self.shared.word(0),
             ms_since(start),
+            Seen,
         );
     }
 

@@ -11,6 +11,8 @@
 //! - `skip NAME: why served=N accepted=N ms=N`
 //! - `differs NAME: what the built-in does instead: why ...`, on the built-in only
 //!
+//! After these comes `saw=`, with what the calls of AIO answered ([`guest::seen`]).
+//!
 //! `served` is how many requests our engine completed meanwhile (`-` when it is not loaded),
 //! `accepted` how many requests the case got accepted. It exits 1 when a case failed. It must run
 //! as root: cases set sysctls, which are put back. A case that breaks the built-in is skipped
