@@ -343,7 +343,7 @@ const CALM_REST: i64 = 1000 * SECOND;
 /// After how many kernel calls a seed's run gets calm, if it does before its programs have ended: one
 /// in four.
 fn calm_of_seed(seed: u64) -> Option<(u64, i64)> {
-    let mut rng = Rng::new(seed ^ 0x63_616c_6d);
+    let mut rng = Rng::new(seed ^ 0x0063_616c_6d00);
     let at = 1000 << rng.below(9);
     rng.one_in(4).then(|| (at + rng.below(at), CALM_REST))
 }

@@ -265,7 +265,7 @@ pub fn configure(seed: u64, schedule: Schedule) {
         s.rng = Rng::new(seed);
         s.strategy = Strategy::new(
             schedule.policy,
-            seed ^ 0x7475_726e_73 ^ schedule.number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed ^ 0x0074_7572_6e73 ^ schedule.number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
         s.calm_at = schedule.calm.unwrap_or((u64::MAX, 0));
         s.spurious = schedule.spurious;

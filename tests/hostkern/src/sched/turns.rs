@@ -60,7 +60,8 @@ impl Sched {
         if why == Why::Point && self.calls - self.since < SLICE {
             return Some(me);
         }
-        let others = ready.iter().copied().filter(|&tid| tid != me);
+        // One that slept may be the first to be ready again.
+        let others = ready.iter().copied().filter(|&tid| why == Why::Gone || tid != me);
         let other = others.min_by_key(|&tid| (self.threads[tid].last, tid));
         other.or((why != Why::Gone).then_some(me))
     }

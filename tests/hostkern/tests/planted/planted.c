@@ -82,13 +82,18 @@ static volatile u_int counted, ended;
 static void
 count_up(void *argument)
 {
+	u_int before;
 	int i;
 
 	for (i = 0; i < COUNTS; i++) {
-		if (PLANTED == NO_LOST_UPDATE)
+		if (PLANTED == NO_LOST_UPDATE) {
 			atomic_add_int(&counted, 1);
-		else
-			counted = counted + 1;
+			continue;
+		}
+		before = counted;
+		/* Or the compiler makes one instruction of it. */
+		__asm volatile("" : "+r" (before));
+		counted = before + 1;
 	}
 	mtx_lock(&first);
 	ended++;
@@ -108,6 +113,8 @@ count(void)
 	while (ended < 2)
 		msleep(&first, &first, 0, "count", 0);
 	mtx_unlock(&first);
+	/* Until both have left the module. */
+	pause_sbt("gone", SBT_1S, 0, 0);
 	if (counted != 2 * COUNTS)
 		panic("an update is lost");
 }
