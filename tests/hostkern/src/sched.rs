@@ -21,7 +21,7 @@ pub use mutex::{
     forget_mutex, lock_order, mtx_destroy, mtx_init, mtx_lock, mtx_owned, mtx_unlock, word_of,
 };
 use told::Event;
-pub use told::{keep, note, recent, table, taken};
+pub use told::{calls, count_calls, keep, note, recent, table, taken};
 use turns::Why;
 
 use crate::decisions::{Decision, Script};
@@ -134,6 +134,8 @@ pub struct Sched {
     events: VecDeque<Event>,
     /// How much of it is kept.
     keep: usize,
+    /// How often each call was made, if somebody wants to know.
+    by_name: Option<BTreeMap<&'static str, u64>>,
     mutexes: BTreeMap<u64, String>,
 }
 
@@ -164,6 +166,7 @@ static SCHED: Held<Sched> = Held::new(Sched {
     idle: Vec::new(),
     events: VecDeque::new(),
     keep: 40,
+    by_name: None,
     mutexes: BTreeMap::new(),
 });
 

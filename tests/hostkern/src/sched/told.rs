@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What happened, for a report.
 
+use std::collections::BTreeMap;
+
 use super::{SCHED, SECOND, Sched, State};
 use crate::{imports, module, sys};
 
@@ -26,6 +28,9 @@ pub(super) const WOKEN: &str = "wakes without reason";
 /// Remembers what happens, for a report.
 pub fn note(name: &'static str, argument: u64, result: Option<u64>) {
     SCHED.with(|s| {
+        if let (Some(calls), None) = (&mut s.by_name, result) {
+            *calls.entry(name).or_default() += 1;
+        }
         let tid = s.current;
         let td = s.threads.get(tid).map_or(0, |thread| thread.td as usize);
         let event = Event { at: s.now, tid, td, name, argument, result };
@@ -42,6 +47,16 @@ pub fn note(name: &'static str, argument: u64, result: Option<u64>) {
         }
         s.events.push_back(event);
     });
+}
+
+/// Counts calls by their names from now on.
+pub fn count_calls() {
+    SCHED.with(|s| s.by_name = Some(BTreeMap::new()));
+}
+
+/// How often each call was made since [`count_calls`].
+pub fn calls() -> Vec<(&'static str, u64)> {
+    SCHED.with(|s| s.by_name.iter().flatten().map(|(name, count)| (*name, *count)).collect())
 }
 
 /// How much of what happened a report shows.
