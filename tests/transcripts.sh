@@ -38,6 +38,7 @@ trouble_a_memory_disk_may_go_with_requests_in_flight'
 
 # merge DIR WHAT: DIR has ENGINE-RUN.log, with the case lines of all programs in "== PROGRAM" parts.
 merge() {
+	! grep -a '^FAIL ' "$1"/aio_rs-*.log || { echo "a case failed with aio_rs: no transcript" >&2; exit 1; }
 	for program in conformance sockets pipes disks; do
 		{
 			echo "# What the cases of $program come to on a real kernel; tests/transcripts.sh says how to read it."

@@ -240,7 +240,9 @@ fn link(name: &str, object: &Object) -> Result<(Kld, Sysinits), String> {
     let mut offsets = BTreeMap::new();
     for (index, section) in object.sections.iter().enumerate() {
         if section.is_loaded() {
-            size = size.next_multiple_of(section.align as usize);
+            // An object's text and data share no page, as those of a module do not.
+            let align = if name == KERNELS { PAGE } else { section.align as usize };
+            size = size.next_multiple_of(align);
             offsets.insert(index, size);
             size += section.size as usize;
         }
