@@ -142,17 +142,13 @@ impl Coverage {
     }
 }
 
-/// Source places of offsets in a module, from the file with its debug information: ours where code of
-/// others was inlined. Empty where the tool is missing.
+/// Source places of offsets in a module, by binutils' addr2line from the file with its debug
+/// information: of the calls that were made one in line, the innermost two of ours. Empty where the
+/// tool or the file is missing.
 fn places(dir: &Path, file: &str, offsets: &[u64]) -> BTreeMap<u64, String> {
-    let object = dir.join(file.replace(".ko", ".full"));
-    let tool = ["/usr/lib/llvm-19/bin/llvm-symbolizer", "/usr/bin/llvm-symbolizer"];
-    let Some(tool) = tool.iter().find(|path| Path::new(path).exists()) else {
-        return BTreeMap::new();
-    };
-    let child = Command::new(tool)
-        .arg("--obj")
-        .arg(&object)
+    let child = Command::new("addr2line")
+        .args(["-a", "-i", "-j", ".text", "-e"])
+        .arg(dir.join(file.replace(".ko", ".full")))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -163,14 +159,25 @@ fn places(dir: &Path, file: &str, offsets: &[u64]) -> BTreeMap<u64, String> {
     let writer = std::thread::spawn(move || input.write_all(asked.as_bytes()));
     let output = child.wait_with_output().map(|output| output.stdout).unwrap_or_default();
     let _ = writer.join();
-    let text = String::from_utf8_lossy(&output).into_owned();
-    let place = |frames: &str| {
-        // Of each frame: the function, then file:line:column.
-        let lines: Vec<&str> = frames.lines().skip(1).step_by(2).collect();
-        let ours = lines.iter().find(|line| line.starts_with("./") && !line.contains(":0"));
-        ours.or(lines.first()).map_or(String::new(), |line| (*line).to_owned())
-    };
-    offsets.iter().copied().zip(text.split("\n\n").map(place)).collect()
+    read_places(&String::from_utf8_lossy(&output))
+}
+
+/// For each address a line with it, then one for each call.
+fn read_places(text: &str) -> BTreeMap<u64, String> {
+    let mut places: BTreeMap<u64, String> = BTreeMap::new();
+    let (mut at, mut ours) = (0, 0);
+    for line in text.lines() {
+        if let Some(address) = line.strip_prefix("0x") {
+            (at, ours) = (u64::from_str_radix(address, 16).unwrap_or(0), 0);
+            places.insert(at, String::new());
+        } else if let Some(place) = line.strip_prefix("./").filter(|_| ours < 2)
+            && let Some(its) = places.get_mut(&at)
+        {
+            ours += 1;
+            *its += &format!("{}{place}", if its.is_empty() { "" } else { " in " });
+        }
+    }
+    places
 }
 
 #[cfg(test)]
@@ -204,6 +211,17 @@ mod tests {
         one.merge(other);
         assert_eq!(one.counts(None), (2, 3));
         assert_eq!(one.counts(Some("a.ko")), (1, 2));
+    }
+
+    #[test]
+    fn places_are_those_of_our_files() {
+        let places = read_places(
+            "0x0000000000000010\n/rust/library/core/a.rs:1\n./src/b.rs:2\n./src/c.rs:3\n./src/d.rs:4\n\
+             0x0000000000000020\n??:?\n",
+        );
+        assert_eq!(places[&0x10], "src/b.rs:2 in src/c.rs:3");
+        assert_eq!(places[&0x20], "");
+        assert_eq!(places.len(), 2);
     }
 
     #[test]
