@@ -1270,8 +1270,8 @@ pub fn name_of(number: u64) -> &'static str {
 struct Fetch {
     start: u64,
     end: u64,
-    /// The way the module came.
-    way: u64,
+    /// Where the module did it.
+    site: u64,
 }
 
 static FETCHES: Held<std::collections::BTreeMap<sched::Tid, Vec<Fetch>>> =
@@ -1283,6 +1283,9 @@ static MAY_REPEAT: Held<std::collections::BTreeSet<sched::Tid>> =
 /// Threads that may fetch anything as often as they like: they load a module.
 static REPEATS: Held<std::collections::BTreeSet<sched::Tid>> =
     Held::new(std::collections::BTreeSet::new());
+
+/// Programs pass arguments that overlap, as random ones do: nobody can tell what is fetched twice.
+pub static OVERLAPS: AtomicBool = AtomicBool::new(false);
 
 /// Runs what may fetch user memory twice.
 pub fn with_repeats<R>(action: impl FnOnce() -> R) -> R {
@@ -1297,21 +1300,29 @@ pub fn with_repeats<R>(action: impl FnOnce() -> R) -> R {
 /// a list may be the same, which one piece of code then fetches one after the other.
 fn fetched(at: u64, len: usize) {
     let me = sched::current();
-    if builtin::is_loaded() || REPEATS.with(|set| set.contains(&me)) {
+    if builtin::is_loaded()
+        || OVERLAPS.load(Ordering::Relaxed)
+        || REPEATS.with(|set| set.contains(&me))
+    {
         return;
     }
     let (start, end) = (at, at.saturating_add(len as u64));
-    let way = module::way();
+    let site = module::site();
     let listed = MAY_REPEAT.with(|set| set.contains(&me));
     let twice = FETCHES.with(|fetches| {
         let its = fetches.entry(me).or_default();
-        let met =
-            its.iter().any(|its| its.start < end && start < its.end && !(listed && its.way == way));
-        its.push(Fetch { start, end, way });
+        let met = its
+            .iter()
+            .find(|its| its.start < end && start < its.end && !(listed && its.site == site))
+            .map(|its| its.site);
+        its.push(Fetch { start, end, site });
         met
     });
-    if twice {
-        report::panic(&format!("user memory at {at:#x} is fetched twice in one call"));
+    if let Some(before) = twice {
+        let before = module::symbol(before);
+        report::panic(&format!(
+            "user memory at {at:#x} is fetched twice in one call, before at {before}"
+        ));
     }
 }
 

@@ -647,17 +647,19 @@ fn own_frame() -> u64 {
     frame
 }
 
-/// The way by which the running thread came from a module, as a number.
-pub fn way() -> u64 {
-    let mix =
-        |hash: u64, back: u64| (hash ^ back).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
-    ways(own_frame()).into_iter().fold(0, mix)
+/// Where in a module it was called last.
+pub fn site() -> u64 {
+    ways(own_frame()).into_iter().next().unwrap_or(0)
 }
 
-/// The same for people; empty if it came from none.
+/// An address in a module, for people.
+pub fn symbol(at: u64) -> String {
+    symbolize(at).unwrap_or_else(|| format!("{at:#x}"))
+}
+
+/// The way from a module, for people; empty if it came from none.
 pub fn way_names() -> Vec<String> {
-    let name = |at: u64| symbolize(at).unwrap_or_else(|| format!("{at:#x}"));
-    ways(own_frame()).into_iter().map(name).collect()
+    ways(own_frame()).into_iter().map(symbol).collect()
 }
 
 /// What a thread belongs to, for reports.

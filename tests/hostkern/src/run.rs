@@ -20,7 +20,7 @@ use crate::{
 const USAGE: &str = "\
 usage: hostkern run --modules DIR [--seed N] [--policy POLICY] [--preempt N] [--spurious N]
                     [--record FILE] [--replay FILE] [--schedule N] [--coverage FILE]
-                    [--disk NAME:BYTES[:faults]]... [--mapped] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--builtin OBJECT [--beside]] [--calls] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
+                    [--disk NAME:BYTES[:faults]]... [--mapped] [--overlaps] [--limit SECONDS] [--trail CALLS] [--keep-loaded] [--builtin OBJECT [--beside]] [--calls] [--verbose] [--progress] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern shrink [options of run] [--record FILE] [--jobs N] [--most TRIES] -- PROGRAM [ARG...] [-- PROGRAM...]
@@ -34,6 +34,7 @@ run    loads the modules, runs the programs, unloads aio_rs and looks for what i
        between two instructions of a module about once in N scheduling points. Without these options
        the seed chooses; --schedule N makes another choice. --record writes down what was decided,
        --replay decides so again. --coverage adds to a file which blocks of the modules were reached.
+       --overlaps is for programs whose arguments overlap: what is fetched twice is no failure then.
        --calls says how often each kernel function was called.
        --builtin runs them on the kernel's own AIO instead of the modules, or with --beside on both: an
        object of a kernel build.
@@ -133,6 +134,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
         }
         if arg == "--stop" {
             options.stop = true;
+            continue;
+        }
+        if arg == "--overlaps" {
+            imports::OVERLAPS.store(true, std::sync::atomic::Ordering::Relaxed);
             continue;
         }
         if arg == "--calls" {

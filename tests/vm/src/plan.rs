@@ -436,10 +436,10 @@ pub fn module(options: &Options, suite: bool) -> Plan {
     steps.demo("-builtin-again", false);
     steps.load("-again");
     steps.demo("-again", true);
-    obstacles(&mut steps, options.modules.join(STACK).is_file());
     if options.modules.join(LISTENER).is_file() {
         steps.probes();
     }
+    obstacles(&mut steps, options.modules.join(STACK).is_file());
     if options.modules.join(GATE_TEST).is_file() {
         steps.gate();
     }

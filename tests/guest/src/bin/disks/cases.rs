@@ -48,7 +48,10 @@ fn no_worker_is_needed(test: &Test) -> Outcome {
         let cb = test.request(op, fd, 8192, &test.buffer(4096));
         same(test.perform(op, cb)?, Ok(4096), "a request")?;
     }
-    same(sysctl::get("vfs.aio.rs.num_procs"), workers, "workers")
+    // Idle ones may end meanwhile.
+    let now = sysctl::get("vfs.aio.rs.num_procs");
+    check!(now.is_some() && now <= workers, "{now:?} workers, {workers:?} before");
+    Ok(())
 }
 
 fn a_read_gets_what_is_there(test: &Test) -> Outcome {
