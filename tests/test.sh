@@ -131,7 +131,7 @@ programs_cases() {
 	shift 2
 	set -- --seed "$seed" --spurious 2000 "$@" --modules "$top/$hk" -- "$top/$programs/$program"
 	work=$(mktemp -d)
-	(cd "$work" && "$top/$hk/hostkern" run --limit 280 "$@") >build/attempt.log 2>&1
+	(cd "$work" && "$top/$hk/hostkern" run --limit 900 "$@") >build/attempt.log 2>&1
 	status=$?
 	rm -rf "$work"
 	cat build/attempt.log >>"$log"
