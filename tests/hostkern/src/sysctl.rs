@@ -87,7 +87,16 @@ fn posix() {
     // SAFETY: our integers are never removed.
     let cell = unsafe { (*limit).oid_arg1 };
     let kind = sys::CTLTYPE_INT | CTLFLAG_RD;
-    insert(0, node_of, "aio_listio_max", kind, cell, 0, imports::sysctl_handle_int_handler());
+    insert(
+        mem::new_object(),
+        0,
+        node_of,
+        "aio_listio_max",
+        kind,
+        cell,
+        0,
+        imports::sysctl_handle_int_handler(),
+    );
     int(node_of, "aio_max", 1024, false);
     int(node_of, "aio_prio_delta_max", 0, false);
 }
@@ -98,7 +107,7 @@ fn children(oid: *mut sys::sysctl_oid) -> usize {
 
 fn node(parent: usize, name: &str) -> usize {
     let kind = sys::CTLTYPE_NODE | CTLFLAG_RD;
-    children(insert(0, parent, name, kind, std::ptr::null_mut(), 0, None))
+    children(insert(mem::new_object(), 0, parent, name, kind, std::ptr::null_mut(), 0, None))
 }
 
 /// A node that modules may refer to as `sysctl___` and its name, which begins with its parent's.
@@ -106,7 +115,7 @@ fn node_of_kernel(parent: usize, symbol: &str) -> usize {
     let oid = module::kernel_object(&format!("sysctl___{symbol}")) as *mut sys::sysctl_oid;
     let name = if parent == 0 { symbol } else { symbol.rsplit('_').next().unwrap_or(symbol) };
     let kind = sys::CTLTYPE_NODE | CTLFLAG_RD;
-    children(insert_at(oid, 0, parent, name, kind, std::ptr::null_mut(), 0, None))
+    children(insert(oid, 0, parent, name, kind, std::ptr::null_mut(), 0, None))
 }
 
 fn int(parent: usize, name: &str, value: i32, writable: bool) {
@@ -114,7 +123,16 @@ fn int(parent: usize, name: &str, value: i32, writable: bool) {
     // SAFETY: just made, and never freed.
     unsafe { cell.cast::<i32>().write(value) };
     let kind = sys::CTLTYPE_INT | CTLFLAG_RD | if writable { CTLFLAG_WR } else { 0 };
-    insert(0, parent, name, kind, cell.cast(), 0, imports::sysctl_handle_int_handler());
+    insert(
+        mem::new_object(),
+        0,
+        parent,
+        name,
+        kind,
+        cell.cast(),
+        0,
+        imports::sysctl_handle_int_handler(),
+    );
 }
 
 pub type Handler = Option<
@@ -126,20 +144,8 @@ pub type Handler = Option<
     ) -> c_int,
 >;
 
-fn insert(
-    context: usize,
-    parent: usize,
-    name: &str,
-    kind: u32,
-    arg1: *mut c_void,
-    arg2: i64,
-    handler: Handler,
-) -> *mut sys::sysctl_oid {
-    insert_at(mem::new_object(), context, parent, name, kind, arg1, arg2, handler)
-}
-
 #[allow(clippy::too_many_arguments)]
-fn insert_at(
+fn insert(
     oid: *mut sys::sysctl_oid,
     context: usize,
     parent: usize,
@@ -223,7 +229,16 @@ pub fn add(
     if let Some(oid) = exists {
         return oid;
     }
-    insert(context as usize, parent as usize, &name, kind as u32, arg1, arg2, handler)
+    insert(
+        mem::new_object(),
+        context as usize,
+        parent as usize,
+        &name,
+        kind as u32,
+        arg1,
+        arg2,
+        handler,
+    )
 }
 
 /// sysctl_ctx_free(9).

@@ -16,10 +16,26 @@ pub type Ends = (i32, i32);
 /// More than any of them takes at once.
 pub const LARGE: usize = 1 << 20;
 
-/// Makes cases of the promises here: each is checked by a function that gives it ends.
+/// Makes cases of the promises here that every stream keeps: each is checked by a function that gives
+/// it ends.
 #[macro_export]
 macro_rules! on_ends {
-    ($give:ident: $($name:ident),* $(,)?) => {
+    ($give:ident) => {
+        $crate::on_ends! { $give:
+            a_read_gets_what_is_there,
+            a_read_waits_for_data,
+            the_end_gives_0,
+            a_blocking_write_sends_everything,
+            a_vectored_blocking_write_sends_everything,
+            a_nonblocking_write_may_be_short,
+            a_nonblocking_read_waits_all_the_same,
+            reads_are_served_in_order,
+            writes_are_served_in_order,
+            one_of_many_is_cancelled,
+            what_waits_behind_a_cancelled_request_goes_on
+        }
+    };
+    ($give:ident: $($name:ident),*) => {
         $(fn $name(test: &Test) -> Outcome {
             $give(test, $crate::ends::$name)
         })*

@@ -113,19 +113,7 @@ fn on_a_pair(test: &Test, check: impl Fn(&Test, Ends) -> Outcome) -> Outcome {
     check(test, pair()?)
 }
 
-on_ends! { on_a_pair:
-    a_read_gets_what_is_there,
-    a_read_waits_for_data,
-    the_end_gives_0,
-    a_blocking_write_sends_everything,
-    a_vectored_blocking_write_sends_everything,
-    a_nonblocking_write_may_be_short,
-    a_nonblocking_read_waits_all_the_same,
-    reads_are_served_in_order,
-    writes_are_served_in_order,
-    one_of_many_is_cancelled,
-    what_waits_behind_a_cancelled_request_goes_on,
-}
+on_ends! { on_a_pair }
 
 fn all_of_a_descriptor_are_cancelled(test: &Test) -> Outcome {
     let ((one, _a), (other, _b)) = (pair()?, pair()?);
