@@ -15,6 +15,7 @@ mod kqueue;
 mod limit;
 mod mem;
 mod module;
+mod oracle;
 mod pages;
 mod probe;
 mod proc;

@@ -14,7 +14,7 @@ use crate::sched::{Tid, Woken};
 use crate::signal::{self, Action, Queue, SIGCHLD, SIGKILL, SIGNALS, interruption, post};
 use crate::state::Held;
 use crate::user::{self, Frame, Trap};
-use crate::{file, imports, kqueue, limit, mem, report, sched, sys, syscalls, vm};
+use crate::{file, imports, kqueue, limit, mem, oracle, report, sched, sys, syscalls, vm};
 
 /// The most processes, as kern.maxproc.
 pub const MAX_PROCS: usize = 200;
@@ -578,6 +578,9 @@ pub fn fork(frame: Frame, shares_files: bool) -> Result<i32, Errno> {
         (new.files, new.name, new.group, new.cwd, new.exe) = (files, name, group, cwd, exe);
         (new.actions, new.in_capability_mode) = (actions, capability);
     });
+    if shares_files {
+        oracle::shares_files([parent, child]);
+    }
     let mask = PROCS.with(|procs| procs.threads[&me].mask);
     match start_thread(child, move || run(frame)) {
         Ok((tid, _)) => {
@@ -645,6 +648,7 @@ pub fn exit(status: i32) {
         return;
     }
     let pid = pid();
+    oracle::gone(pid);
     let p = with(|its| its.p);
     // SAFETY: the current process.
     unsafe { (*p).p_flag |= sys::P_WEXIT as i32 };
@@ -806,6 +810,7 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
         }
     };
     let p = with(|its| its.p);
+    oracle::gone(pid());
     imports::notify_exec(p);
     // SAFETY: the current process, whose other threads are stopped at the boundary.
     let old = unsafe { std::mem::replace(&mut (*p).p_vmspace, new) };

@@ -13,8 +13,8 @@ use crate::sched::{self, SECOND, Schedule};
 use crate::state::Rng;
 use crate::strategy::{self, Policy};
 use crate::{
-    bio, builtin, disk, fault, file, imports, kqueue, mem, module, pages, probe, proc, report,
-    shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
+    bio, builtin, disk, fault, file, imports, kqueue, mem, module, oracle, pages, probe, proc,
+    report, shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
@@ -70,6 +70,8 @@ struct Options {
     progress: bool,
     /// vfs.unmapped_buf_allowed is 0.
     mapped: bool,
+    /// Threads pass what other threads change.
+    overlaps: bool,
     disks: Vec<disk::Spec>,
     /// What is to fail.
     fail: Option<fault::Plan>,
@@ -108,6 +110,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
         verbose: false,
         progress: false,
         mapped: false,
+        overlaps: false,
         disks: Vec::new(),
         fail: None,
         counts: false,
@@ -137,6 +140,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             continue;
         }
         if arg == "--overlaps" {
+            options.overlaps = true;
             imports::OVERLAPS.store(true, std::sync::atomic::Ordering::Relaxed);
             continue;
         }
@@ -334,6 +338,9 @@ fn one(options: Options) -> ExitCode {
     }
     if let Some(path) = &options.record {
         report::record_to(path.clone());
+    }
+    if options.fail.is_none() && !options.overlaps {
+        oracle::start();
     }
     fault::plan(options.fail.clone());
     boot();
@@ -637,12 +644,13 @@ fn kernel_thread(
         }
     }
     let (totals, bios) = (sched::totals(), bio::totals());
+    let (followed, judged) = oracle::totals();
     let exit = if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) };
     for why in &bad {
         report::console(&format!("hostkern: LEFT OVER: {why}\n"));
     }
     report::console(&format!(
-        "hostkern: seed={} policy={} syscalls={} kernel_calls={} switches={} stops={} served={served} unserved={unserved} bios={} inline={} virtual_ms={} calm_ms={} real_ms={} trace={:016x} exit={exit}\n",
+        "hostkern: seed={} policy={} syscalls={} kernel_calls={} switches={} stops={} served={served} unserved={unserved} bios={} inline={} followed={followed} judged={judged} virtual_ms={} calm_ms={} real_ms={} trace={:016x} exit={exit}\n",
         options.seed,
         totals.policy.text(),
         totals.syscalls,

@@ -13,8 +13,8 @@ use crate::sched::{self, SECOND, Woken};
 use crate::state::Held;
 use crate::user::Frame;
 use crate::{
-    bio, disk, imports, kqueue, limit, module, report, signal, socket, socket_calls, sys, sysctl,
-    tools, vm,
+    bio, disk, imports, kqueue, limit, module, oracle, report, signal, socket, socket_calls, sys,
+    sysctl, tools, vm,
 };
 
 type Result<T = u64> = std::result::Result<T, Errno>;
@@ -42,6 +42,7 @@ pub fn dispatch(frame: &mut Frame) -> bool {
     sched::trace(number, 0);
     sched::note("system call", number, None);
     sched::point();
+    let watched = oracle::begin(number, &args);
     let result = match number {
         1 => {
             proc::exit((args[0] as i32 & 0xff) << 8);
@@ -71,6 +72,9 @@ pub fn dispatch(frame: &mut Frame) -> bool {
         number if imports::is_aio(number) => imports::aio_call(number, &mut args),
         number => call(number, &args),
     };
+    if let Some(watched) = watched {
+        oracle::end(watched, result);
+    }
     sched::trace(
         number,
         result.map_or_else(|error| error.0 as u64, |value| if number == 5 { 0 } else { value }),
