@@ -249,8 +249,9 @@ fn test(options: &Options, suite: bool) -> Result<bool, String> {
         println!("vm: {why}: skipped");
         rows.push(Row::skipped("-", "boot", &why));
     }
+    let mut builtin = None;
     for machine in &machines {
-        rows.extend(test_machine(options, machine, suite)?);
+        rows.extend(test_machine(options, machine, suite, &mut builtin)?);
     }
     print!("{}", table::text(&rows));
     if let Some(path) = &options.junit {
@@ -265,25 +266,36 @@ fn test(options: &Options, suite: bool) -> Result<bool, String> {
     Ok(counts.failed == 0)
 }
 
-fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec<Row>, String> {
+/// The tests of one machine. `builtin` has the built-in's cases, of the first machine: a second one runs
+/// them only for the whole suite.
+fn test_machine(
+    options: &Options,
+    machine: &Machine,
+    suite: bool,
+    builtin: &mut Option<Vec<report::Case>>,
+) -> Result<Vec<Row>, String> {
     let name = machine.name;
     // Cases look at what processes are charged. What is asked for comes last, and wins.
     let kenv = format!("kern.racct.enable=1 {}", options.kenv);
     let options = &Options { kenv, ..options.clone() };
     let kind = if suite { "suite" } else { "test" };
     let reference_options = Options { module: false, ..options.clone() };
-    let plan = plan::reference(options, suite);
+    let known = builtin.take().filter(|_| !suite && options.module);
+    let plan = match known {
+        None => plan::reference(options, suite),
+        Some(_) => plan::further_reference(options),
+    };
     let reference = boot(&reference_options, machine, &format!("{kind}-builtin"), &plan)?;
     let mut rows = vec![boot_row(options, name, "built-in run", &reference)];
     if suite && reference.report.value("aio_test", BY_KYUA) == Some(0) {
         println!("vm: {name}: no kyua or no Kyuafile in the guest: the suite was run without kyua");
     }
-    let reference_cases = cases(&reference);
+    let reference_cases = &*builtin.insert(known.unwrap_or_else(|| cases(&reference)));
     let leaks = !suite || options.only.is_empty();
     if !options.module {
         rows.extend(steps(name, &reference));
         rows.extend(leaks.then(|| leak_row(name, &reference, LEAKS)));
-        rows.extend(table::compare(name, &reference_cases, None));
+        rows.extend(table::compare(name, reference_cases, None));
         return Ok(rows);
     }
     let ours = boot(options, machine, &format!("{kind}-module"), &plan::module(options, suite))?;
@@ -294,7 +306,7 @@ fn test_machine(options: &Options, machine: &Machine, suite: bool) -> Result<Vec
     rows.extend(suite.then(|| unserved_row(name, &ours.report)));
     rows.push(complaints_row(name, &ours, &reference));
     let our_cases = table::repeated(cases(&ours), options.repeat);
-    rows.extend(table::compare(name, &reference_cases, Some(&our_cases)));
+    rows.extend(table::compare(name, reference_cases, Some(&our_cases)));
     Ok(rows)
 }
 

@@ -122,8 +122,19 @@ impl Steps {
 
     fn conformance(&mut self) {
         self.step("run conformance-ufs 1800 lines /mnt/bin/conformance");
-        self.step("sh sockets 1800 lines kldload -n sctp; exec /mnt/bin/sockets");
         self.step("run pipes 1800 lines /mnt/bin/pipes");
+        self.sockets();
+        self.step(
+            "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
+             && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",
+        );
+        // The same cases in 32 bits, where the kernel has them.
+        self.step("run conformance32-ufs 1800 lines /mnt/bin32/conformance");
+    }
+
+    /// What leads through much of the kernel: sockets, network stacks, policies.
+    fn sockets(&mut self) {
+        self.step("sh sockets 1800 lines kldload -n sctp; exec /mnt/bin/sockets");
         self.step("run storm 1800 lines /mnt/bin/storm --requests 20000");
         self.step(
             "sh storm-pipes 1800 lines sysctl -n vfs.aio.rs.park >/dev/null 2>&1 || exit 77; \
@@ -140,12 +151,6 @@ impl Steps {
              kldunload aio_rs_mac || rc=1; exit $rc"
         ));
         self.step("run httpd 600 lines /mnt/bin/httpd");
-        self.step(
-            "sh conformance-tmpfs 1800 lines mkdir -p /media/t && mount -t tmpfs tmpfs /media/t && cd /media/t \
-             && { /mnt/bin/conformance; rc=$?; cd /; umount /media/t; exit $rc; }",
-        );
-        // The same cases in 32 bits, where the kernel has them.
-        self.step("run conformance32-ufs 1800 lines /mnt/bin32/conformance");
     }
 
     /// Requests on disks: cases, and with `storm` that many checked at random on each kind of disk.
@@ -344,6 +349,17 @@ pub fn reference(options: &Options, suite: bool) -> Plan {
     if suite {
         zfs(&mut steps);
     }
+    steps.done()
+}
+
+/// The reference of a further kernel in `vm test`, for what it says by itself: the cases are compared
+/// with the first one's.
+pub fn further_reference(options: &Options) -> Plan {
+    let mut steps = Steps::new();
+    steps.demo("", false);
+    steps.names();
+    steps.sockets();
+    steps.leak_check(options.requests, 1);
     steps.done()
 }
 
@@ -620,6 +636,7 @@ mod tests {
         let plans = [
             run(&options("run")),
             reference(&options("vm-test"), true),
+            further_reference(&options("test")),
             module(&options("vm-test"), true),
             module(&options("vm-test --only base --repeat 3"), true),
             bench(&options("bench --only read-depth")),
@@ -668,6 +685,7 @@ mod tests {
     #[test]
     fn the_reference_has_no_module() {
         assert!(!reference(&options("test"), false).text.contains("aio_rs.ko"));
+        assert!(!further_reference(&options("test")).text.contains("aio_rs.ko"));
         assert!(!run(&options("run --no-module")).text.contains("kldload"));
         assert!(module(&options("test"), false).text.contains("kldload /mnt/aio_rs.ko"));
     }
