@@ -80,7 +80,7 @@ fn f02_cancelling_all_while_others_collect(test: &Test) -> Outcome {
     let buffer = test.buffer(16);
     let memory = test.buffer(64 * 256);
     let helpers = [(); 2].map(|()| thread::spawn(cancels_all, 0));
-    for _ in 0..500 {
+    for _ in 0..200 {
         for index in 0..64 {
             let cb = Cb::at(&memory, index * 256);
             cb.set(aio::request(fd, index as i64, buffer.addr(), 16));
