@@ -177,7 +177,6 @@ fn end(bp: *mut sys::bio, disk: u64) {
         bio.bio_error = error.0;
         bio.bio_flags |= sys::BIO_ERROR as u16;
     }
-    bio.bio_flags |= sys::BIO_DONE as u16;
     let done = bio.bio_done.expect("checked before");
     BIOS.with(|bios| {
         bios.done += 1;
@@ -212,13 +211,13 @@ fn transfer(bio: &sys::bio, disk: u64) -> (usize, Option<Errno>) {
     if u32::from(bio.bio_flags) & sys::BIO_UNMAPPED != 0 && !unmapped {
         report::panic("a bio that is not mapped for a device that wants it so");
     }
-    if bio.bio_offset < 0 {
-        return (0, Some(EIO));
-    }
     if !bio.bio_offset.unsigned_abs().is_multiple_of(sector as u64)
         || !wanted.is_multiple_of(sector)
     {
         return (0, Some(EINVAL));
+    }
+    if bio.bio_offset < 0 {
+        return (0, Some(EIO));
     }
     let failure = disk::failure(disk, writes);
     let wanted = match failure {

@@ -75,6 +75,8 @@ struct Files {
     vnodes: BTreeMap<(u64, u64), (usize, usize)>,
     ranges: Vec<Range>,
     next_range: usize,
+    /// Who waits for a range, in order: the lock, and a number.
+    range_waits: Vec<(usize, usize)>,
     /// Who has a vnode's lock.
     locked: BTreeMap<usize, usize>,
     writes_started: i64,
@@ -97,6 +99,7 @@ static FILES: Held<Files> = Held::new(Files {
     vnodes: BTreeMap::new(),
     ranges: Vec::new(),
     next_range: 1,
+    range_waits: Vec::new(),
     locked: BTreeMap::new(),
     writes_started: 0,
 });
@@ -898,27 +901,60 @@ pub fn directory(fp: *mut sys::file, room: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Locks a range for reading or writing if it can be had at once; the cookie that unlocks it.
-pub fn try_range(lock: usize, start: i64, end: i64, writes: bool) -> Option<usize> {
-    FILES.with(|files| {
-        let meets = |its: &&Range| {
+impl Files {
+    /// Locks a range unless another that is locked is in the way; the cookie that unlocks it.
+    fn lock_range(&mut self, lock: usize, start: i64, end: i64, writes: bool) -> Option<usize> {
+        let meets = |its: &Range| {
             its.lock == lock && its.start < end && start < its.end && (writes || its.writes)
         };
-        if files.ranges.iter().any(|its| meets(&its)) {
+        if self.ranges.iter().any(meets) {
             return None;
         }
-        let cookie = files.next_range;
-        files.next_range += 1;
-        files.ranges.push(Range { cookie, lock, start, end, writes });
+        let cookie = self.next_range;
+        self.next_range += 1;
+        self.ranges.push(Range { cookie, lock, start, end, writes });
         Some(cookie)
+    }
+
+    /// Who is the first that waits for a range of a lock.
+    fn first_waiter(&self, lock: usize) -> Option<usize> {
+        self.range_waits.iter().find(|its| its.0 == lock).map(|its| its.1)
+    }
+}
+
+/// Locks a range for reading or writing if it can be had at once. While somebody waits nobody else
+/// can, whatever the range.
+pub fn try_range(lock: usize, start: i64, end: i64, writes: bool) -> Option<usize> {
+    FILES.with(|files| match files.first_waiter(lock) {
+        Some(_) => None,
+        None => files.lock_range(lock, start, end, writes),
     })
 }
 
-/// As `try_range`, but waits.
-fn range(lock: usize, start: i64, end: i64, writes: bool) -> usize {
+/// As `try_range`, but waits, behind all who do.
+pub fn range(lock: usize, start: i64, end: i64, writes: bool) -> usize {
+    let ticket = FILES.with(|files| {
+        let ticket = files.next_range;
+        files.next_range += 1;
+        files.range_waits.push((lock, ticket));
+        ticket
+    });
     loop {
-        match try_range(lock, start, end, writes) {
-            Some(cookie) => return cookie,
+        let got = FILES.with(|files| {
+            if files.first_waiter(lock) != Some(ticket) {
+                return None;
+            }
+            let cookie = files.lock_range(lock, start, end, writes)?;
+            files.range_waits.retain(|its| its.1 != ticket);
+            Some((cookie, files.first_waiter(lock).is_some()))
+        });
+        match got {
+            Some((cookie, more)) => {
+                if more {
+                    sched::unblock(lock as u64);
+                }
+                return cookie;
+            }
             None => sched::block(lock as u64),
         }
     }

@@ -261,11 +261,11 @@ functions! {
     }
     "store(9)" fn suword32(at: u64, word: c_int) -> c_int; or -1; {
         sched::may_sleep("suword32");
-        if vm::write(at, word).is_ok() { 0 } else { -1 }
+        if vm::write_word(at, word).is_ok() { 0 } else { -1 }
     }
     "store(9)" fn suword(at: u64, word: c_long) -> c_int; or -1; {
         sched::may_sleep("suword");
-        if vm::write(at, word).is_ok() { 0 } else { -1 }
+        if vm::write_word(at, word).is_ok() { 0 } else { -1 }
     }
     "uio(9)" fn copyinuio(at: u64, count: c_uint, result: *mut *mut sys::uio) -> c_int; or EFAULT.0; {
         sched::may_sleep("copyinuio");
@@ -440,7 +440,7 @@ functions! {
         if !sched::mtx_owned(&raw mut (*p).p_mtx.mtx_lock) {
             report::panic("kern_psignal without the process lock");
         }
-        signal::post(proc::of(p), signal)
+        signal::post_by_kernel(p, signal)
     }
 
     "sigev_findtd (sys/signalvar.h)" fn sigev_findtd(p: *mut sys::proc_, event: *const sys::sigevent, result: *mut *mut sys::thread) -> c_int {
@@ -618,6 +618,10 @@ functions! {
             None => std::ptr::null_mut(),
         }
     }
+    "rangelock (sys/rangelock.h)" fn rangelock_wlock(lock: *mut c_void, start: i64, end: i64, _interlock: *mut sys::mtx) -> *mut c_void {
+        sched::may_sleep("rangelock_wlock");
+        file::range(lock as usize, start, end, true) as *mut c_void
+    }
     "rangelock (sys/rangelock.h)" fn rangelock_unlock(lock: *mut c_void, cookie: *mut c_void, _interlock: *mut sys::mtx) {
         file::unlock_range(lock as usize, cookie as usize)
     }
@@ -644,10 +648,13 @@ functions! {
     "sysctl(9)" fn sysctl_wunlock() {
         sysctl::unlock()
     }
-    "sysctl_find_oid (sys/sysctl.h)" fn sysctl_find_oid(name: *const c_int, count: c_uint, result: *mut *mut sys::sysctl_oid, _index: *mut c_int, _req: *mut sys::sysctl_req) -> c_int {
+    "sysctl_find_oid (sys/sysctl.h)" fn sysctl_find_oid(name: *const c_int, count: c_uint, result: *mut *mut sys::sysctl_oid, index: *mut c_int, _req: *mut sys::sysctl_req) -> c_int {
         match sysctl::find(std::slice::from_raw_parts(name, count as usize)) {
             Ok(oid) => {
                 *result = oid;
+                if !index.is_null() {
+                    *index = count as c_int;
+                }
                 0
             }
             Err(error) => error.0,
@@ -691,19 +698,26 @@ functions! {
     }
     "sysctl(9)" fn sysctl_handle_int(_oid: *mut sys::sysctl_oid, arg1: *mut c_void, arg2: i64, req: *mut sys::sysctl_req) -> c_int {
         let mut constant = arg2 as c_int;
-        if arg1.is_null() {
-            if (*req).newptr.is_null() { sysctl::serve(req, (&raw mut constant).cast(), 4) } else { EPERM.0 }
-        } else {
-            sysctl::serve(req, arg1, 4)
+        let from = if arg1.is_null() { (&raw mut constant).cast() } else { arg1 };
+        match sysctl::tell(req, from, 4) {
+            0 if (*req).newptr.is_null() => 0,
+            0 if arg1.is_null() => EPERM.0,
+            0 => sysctl::ask(req, arg1, 4),
+            error => error,
         }
     }
-    "sysctl(9)" fn sysctl_handle_string(_oid: *mut sys::sysctl_oid, arg1: *mut c_void, _arg2: i64, req: *mut sys::sysctl_req) -> c_int {
-        let len = CStr::from_ptr(arg1.cast()).count_bytes() + 1;
-        if (*req).newptr.is_null() { sysctl::serve(req, arg1, len) } else { EPERM.0 }
+    "sysctl(9)" fn sysctl_handle_string(oid: *mut sys::sysctl_oid, arg1: *mut c_void, arg2: i64, req: *mut sys::sysctl_req) -> c_int {
+        sysctl::string(oid, arg1.cast(), arg2, req)
     }
     "counter(9)" fn sysctl_handle_counter_u64(_oid: *mut sys::sysctl_oid, arg1: *mut c_void, _arg2: i64, req: *mut sys::sysctl_req) -> c_int {
-        let mut value = mem::counter_fetch(*arg1.cast::<usize>());
-        if (*req).newptr.is_null() { sysctl::serve(req, (&raw mut value).cast(), 8) } else { EPERM.0 }
+        let counter = *arg1.cast::<usize>();
+        let mut value = mem::counter_fetch(counter);
+        let code = sysctl::tell(req, (&raw mut value).cast(), 8);
+        if code == 0 && !(*req).newptr.is_null() {
+            // Whatever is written sets it to nothing.
+            mem::counter_zero(counter);
+        }
+        code
     }
 
     // Modules, events, messages.
@@ -754,9 +768,11 @@ functions! {
         report::panic(&text);
     }
     "ratecheck(9)" fn eventratecheck(last: *mut sys::timeval, count: *mut c_int, most: c_int) -> c_int {
-        let second = sched::now() >> 32;
-        if (*last).tv_sec != second {
-            (*last).tv_sec = second;
+        // A second begins with the first event; the time is in ticks, and of 32 bits.
+        let now = (sched::now() / (sched::SECOND / i64::from(HZ))) as c_int;
+        let since = now.wrapping_sub((*last).tv_sec as c_int) as c_uint;
+        if (*last).tv_sec == 0 || since >= HZ as c_uint {
+            (*last).tv_sec = i64::from(now);
             *count = 0;
         }
         *count += 1;
@@ -877,6 +893,7 @@ const PLAIN: &[(&str, &str, *const ())] = &[
     ("memset", "memset(3)", libc::memset as *const ()),
     ("strcmp", "strcmp(3)", libc::strcmp as *const ()),
     ("strlen", "strlen(3)", libc::strlen as *const ()),
+    ("strncmp", "strcmp(3)", libc::strncmp as *const ()),
 ];
 
 /// All functions.
@@ -941,7 +958,8 @@ const OBJECTS: &[Object] = &[
         init: |at| memory_type(at, c"temp"),
     },
     Object { name: "sysctl___vfs", size: size_of::<sys::sysctl_oid>(), init: |_| () },
-    Object { name: "tc_precexp", size: 4, init: |at| int(at, 31) },
+    // Five in a hundred (kern.timecounter.alloweddeviation).
+    Object { name: "tc_precexp", size: 4, init: |at| int(at, 4) },
     Object { name: "cap_no_rights", size: 16, init: |at| rights(at, 0) },
     Object { name: "cap_pread_rights", size: 16, init: |at| rights(at, 0x0d) },
     Object { name: "cap_pwrite_rights", size: 16, init: |at| rights(at, 0x0e) },
@@ -986,6 +1004,9 @@ const OBJECTS: &[Object] = &[
                     let entry = &mut *at.cast::<sys::sysent>().add(number as usize);
                     (&raw mut entry.sy_call).cast::<usize>().write(function);
                     entry.sy_narg = arguments;
+                    if number != FORBIDDEN {
+                        entry.sy_flags |= sys::SYF_CAPENABLED as u8;
+                    }
                 }
             }
         },
@@ -1326,7 +1347,8 @@ fn fetched(at: u64, len: usize) {
     }
 }
 
-fn forget_fetches() {
+/// A call begins, or a thread's number is another's from here on.
+pub fn forget_fetches() {
     let me = sched::current();
     FETCHES.with(|fetches| fetches.remove(&me));
 }
@@ -1340,6 +1362,12 @@ static NO_FAULTS: Held<std::collections::BTreeSet<sched::Tid>> =
 pub fn page_is_missing() -> bool {
     let me = sched::current();
     NO_FAULTS.with(|set| set.contains(&me)) && sched::random(16) == 0
+}
+
+/// Whether the thread may fault on user memory.
+pub fn may_fault() -> bool {
+    let me = sched::current();
+    NO_FAULTS.with(|set| !set.contains(&me))
 }
 
 /// Checks that the thread may fault again.
@@ -1375,6 +1403,8 @@ static HANDLERS: Held<Handlers> =
 const HANDLERS_CHAN: u64 = 0x47 << 56 | 1;
 
 fn notify(event: &str, p: *mut sys::proc_) {
+    // Another call into the modules than the last.
+    forget_fetches();
     let handlers: Vec<(usize, usize)> = HANDLERS.with(|handlers| {
         handlers.running += 1;
         let ours = handlers.all.iter().filter(|handler| handler.name == event);

@@ -133,6 +133,20 @@ pub fn counter_fetch(counter: usize) -> u64 {
     (0..sched::MAX_THREADS).fold(0, |sum, thread| sum.wrapping_add(word(thread)))
 }
 
+/// counter_u64_zero(9).
+pub fn counter_zero(counter: usize) {
+    let base = counter + PCPU;
+    for thread in 0..sched::MAX_THREADS {
+        let word = (base + thread * PAGE) as *mut u64;
+        // SAFETY: mapped by start. Only pages that are in use are written to.
+        unsafe {
+            if word.read() != 0 {
+                word.write(0);
+            }
+        }
+    }
+}
+
 fn class(size: usize) -> usize {
     let size = size + ZONE_BYTES;
     if size <= PAGE { size.next_power_of_two().max(32) } else { size.next_multiple_of(PAGE) }

@@ -667,7 +667,10 @@ pub fn proc_name(td: *mut sys::thread) -> String {
     proc::describe(td)
 }
 
-/// Whether an address is in the area of modules.
+/// Whether an address is in a module that is loaded, or being loaded.
 pub fn contains(at: usize) -> bool {
-    KLDS.with(|klds| klds.loaded.iter().any(|kld| (kld.start..kld.end).contains(&at)))
+    KLDS.with(|klds| {
+        let mut all = klds.loaded.iter().chain(klds.loading.iter());
+        all.any(|kld| (kld.start..kld.end).contains(&at))
+    })
 }

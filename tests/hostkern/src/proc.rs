@@ -226,9 +226,7 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
             (*p).p_ucred = cred;
             (*p).p_limit = limits;
             (*p).p_pid = pid;
-            for (to, &from) in (*p).p_comm.iter_mut().zip(name.as_bytes().iter().take(19)) {
-                *to = from as _;
-            }
+            set_name(&mut (*p).p_comm, name);
             if kernel {
                 (*p).p_flag = (sys::P_KPROC | sys::P_SYSTEM) as i32;
             }
@@ -255,6 +253,14 @@ fn create(parent: i32, name: &str, vm: *mut sys::vmspace, kernel: bool) -> Resul
     })
 }
 
+/// Writes p_comm or td_name, which is cut to 19 characters.
+fn set_name(to: &mut [std::ffi::c_char; 20], name: &str) {
+    to.fill(0);
+    for (to, &from) in to.iter_mut().zip(name.as_bytes().iter().take(19)) {
+        *to = from as _;
+    }
+}
+
 /// Starts a thread of a process.
 fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), Errno> {
     let td: *mut sys::thread = mem::new_object();
@@ -262,6 +268,8 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
     // SAFETY: just made; the process is there.
     let number = unsafe {
         (*td).td_proc = p;
+        (*td).td_name = (*p).p_comm;
+        (*p).p_numthreads += 1;
         (*td).td_ucred = crhold((*p).p_ucred);
         (*td).td_limit = limit::hold((*p).p_limit);
         let number = PROCS.with(|procs| {
@@ -274,6 +282,7 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
     let Some(tid) = sched::spawn(td, Box::new(body)) else {
         // SAFETY: the references just taken.
         unsafe {
+            (*p).p_numthreads -= 1;
             crfree((*td).td_ucred);
             limit::release((*td).td_limit);
         }
@@ -300,6 +309,7 @@ fn start_thread(pid: i32, body: impl FnOnce() + 'static) -> Result<(Tid, i64), E
 /// The end of the running thread, as the last thing its body does.
 fn end_thread() {
     let me = sched::current();
+    imports::forget_fetches();
     let td = sched::curthread();
     let pid = PROCS.with(|procs| {
         let mut thread = procs.threads.remove(&me).expect("a thread ends once");
@@ -312,6 +322,7 @@ fn end_thread() {
     sched::wakeup(single_chan(pid), false);
     // SAFETY: the thread's own references.
     unsafe {
+        (*(*td).td_proc).p_numthreads -= 1;
         crfree((*td).td_ucred);
         limit::release((*td).td_limit);
     }
@@ -575,6 +586,8 @@ pub fn fork(frame: Frame, shares_files: bool) -> Result<i32, Errno> {
         let (cwd, exe, actions) = (its.cwd.clone(), its.exe.clone(), its.actions);
         let capability = its.in_capability_mode;
         let new = procs.table.get_mut(&child).expect("just made");
+        // SAFETY: the new process's own.
+        unsafe { set_name(&mut (*new.p).p_comm, &name) };
         (new.files, new.name, new.group, new.cwd, new.exe) = (files, name, group, cwd, exe);
         (new.actions, new.in_capability_mode) = (actions, capability);
     });
@@ -811,6 +824,8 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
     };
     let p = with(|its| its.p);
     oracle::gone(pid());
+    // SAFETY: the current process.
+    unsafe { (*p).p_flag |= sys::P_INEXEC as i32 };
     imports::notify_exec(p);
     // SAFETY: the current process, whose other threads are stopped at the boundary.
     let old = unsafe { std::mem::replace(&mut (*p).p_vmspace, new) };
@@ -818,6 +833,12 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
     // The stopped threads see this when they wake, and end.
     single(true);
     let me = sched::current();
+    // SAFETY: the current process, and its only thread.
+    unsafe {
+        (*p).p_flag &= !(sys::P_INEXEC as i32);
+        set_name(&mut (*p).p_comm, &name_of(path));
+        (*sched::curthread()).td_name = (*p).p_comm;
+    }
     let files = with(|its| {
         its.single = Single::No;
         its.name = name_of(path);

@@ -15,6 +15,8 @@ pub const SIGCHLD: i32 = 20;
 const IGNORED: [i32; 8] = [16, 19, 20, 23, 28, 29, 32, 33];
 /// Sent by kill(2).
 const SI_USER: i32 = 0x10001;
+/// Sent by the kernel.
+const SI_KERNEL: i32 = 0x10006;
 const SA_RESTART: i32 = 2;
 const SA_SIGINFO: i32 = 0x40;
 /// One more than the highest number.
@@ -128,12 +130,22 @@ pub fn kill(target: i32, signal: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// kern_psignal: makes a signal pending for a process and wakes a thread for it.
+/// Makes a signal pending for a process and wakes a thread for it.
 pub fn post(pid: i32, signal: i32) {
     let p = PROCS.with(|procs| procs.table.get(&pid).map(|its| its.p));
     if let Some(p) = p {
         send(p, std::ptr::null_mut(), signal, std::ptr::null_mut());
     }
+}
+
+/// kern_psignal: tells a process of a signal from the kernel. The process is locked. Each is told of by
+/// itself, also when one of its number is pending.
+pub fn post_by_kernel(p: *mut sys::proc_, signal: i32) {
+    // SAFETY: numbers and pointers.
+    let mut ksi: sys::ksiginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the siginfo has so many bytes.
+    unsafe { (&raw mut ksi.ksi_info).cast::<SigInfo>().write(plain_info(signal, SI_KERNEL)) };
+    send(p, std::ptr::null_mut(), signal, &mut ksi);
 }
 
 /// Ends the interruptible sleeps that a new signal is for: all for SIGKILL, else one.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use crate::errno::{EBUSY, EINVAL, ENOENT, ENOMEM, EPERM, Errno};
+use crate::errno::{EBUSY, EINVAL, ENOENT, ENOMEM, ENOTDIR, EPERM, Errno};
 use crate::state::Held;
 use crate::{imports, mem, module, report, sched, sys, vm};
 
@@ -321,11 +321,16 @@ pub fn find(numbers: &[c_int]) -> Result<*mut sys::sysctl_oid, Errno> {
             report::panic("sysctl_find_oid without sysctl_wlock");
         }
         let mut parent = 0;
-        let mut found = Err(ENOENT);
+        let mut found: Result<*mut sys::sysctl_oid, Errno> = Err(ENOENT);
         for &number in numbers {
             // SAFETY: nodes of the tree live while they are in it.
             let is =
                 |node: &&Node| node.parent == parent && unsafe { (*node.oid).oid_number } == number;
+            // SAFETY: as above.
+            if found.is_ok_and(|oid| unsafe { (*oid).oid_kind } & sys::CTLTYPE != sys::CTLTYPE_NODE)
+            {
+                return Err(ENOTDIR);
+            }
             let node = tree.nodes.iter().find(is).ok_or(ENOENT)?;
             found = Ok(node.oid);
             parent = children(node.oid);
@@ -414,24 +419,53 @@ pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Resu
     Ok(buffer)
 }
 
-/// SYSCTL_OUT and SYSCTL_IN of a value in memory, for the handlers.
+/// SYSCTL_OUT, for the handlers. Nothing is told from null, but how much it would be.
 ///
 /// # Safety
-/// `at` has `len` bytes; `req` is the request a handler was called with.
-pub unsafe fn serve(req: *mut sys::sysctl_req, at: *mut c_void, len: usize) -> c_int {
+/// `from` has `len` bytes, or is null; `req` is the request a handler was called with.
+pub unsafe fn tell(req: *mut sys::sysctl_req, from: *const c_void, len: usize) -> c_int {
     // SAFETY: the caller's contract.
+    unsafe { (*req).oldfunc.map_or(0, |function| function(req, from, len)) }
+}
+
+/// SYSCTL_IN, for the handlers.
+///
+/// # Safety
+/// As [`tell`]; `to` has `len` bytes.
+pub unsafe fn ask(req: *mut sys::sysctl_req, to: *mut c_void, len: usize) -> c_int {
+    // SAFETY: the caller's contract.
+    unsafe { (*req).newfunc.map_or(0, |function| function(req, to, len)) }
+}
+
+/// sysctl_handle_string. Who may write to it is not for the handler to say.
+///
+/// # Safety
+/// The handler's arguments.
+pub unsafe fn string(
+    oid: *mut sys::sysctl_oid,
+    text: *mut u8,
+    room: i64,
+    req: *mut sys::sysctl_req,
+) -> c_int {
+    // SAFETY: the caller's contract: a C string, in as much room as its leaf says.
     unsafe {
-        let code = match (*req).oldfunc {
-            Some(function) => function(req, at, len),
-            None => 0,
-        };
+        let len = CStr::from_ptr(text.cast()).count_bytes() + 1;
+        let fixed = (*oid).oid_kind & CTLFLAG_WR == 0 || room == 0;
+        let room = if fixed { len } else { room as usize };
+        let from = if (*req).oldptr.is_null() { std::ptr::null() } else { text.cast() };
+        let code = tell(req, from, len);
         if code != 0 || (*req).newptr.is_null() {
             return code;
         }
-        match (*req).newfunc {
-            Some(function) => function(req, at, len),
-            None => 0,
+        let count = (*req).newlen - (*req).newidx;
+        if count >= room {
+            return EINVAL.0;
         }
+        let code = if count == 0 { 0 } else { ask(req, text.cast(), count) };
+        if code == 0 {
+            text.add(count).write(0);
+        }
+        code
     }
 }
 

@@ -367,8 +367,16 @@ pub fn wire(vm: *mut sys::vmspace, at: u64, len: u64, limit: u64) -> Result<(), 
         if (map.wired.len() + pages.len()) as u64 * PAGE > limit {
             return Err(ENOMEM);
         }
-        if pages.iter().any(|&page| map.entry_at(page).is_none()) {
+        let allows =
+            |page: u64| map.entry_at(page).is_some_and(|(_, its)| its.prot & !PROT_WRITE != 0);
+        if pages.iter().any(|&page| !allows(page)) {
             return Err(ENOMEM);
+        }
+        for &page in &pages {
+            if let Some((start, entry)) = map.entry_at(page) {
+                let at = (entry.offset + (page - start)) as usize;
+                touch((entry.object.host() + at) as *mut u8);
+            }
         }
         map.wired.extend(&pages);
         Ok(())
@@ -487,10 +495,32 @@ fn resolve(vm: usize, at: u64, write: bool) -> Option<(*mut u8, usize)> {
     })
 }
 
+/// How much of a run of memory from an address on was touched before: the rest a fault must find.
+fn touched(host: *mut u8, room: usize) -> usize {
+    let Some(at) = (host as usize).checked_sub(PHYSICAL).filter(|&at| at < PHYSICAL_SIZE as usize)
+    else {
+        return room;
+    };
+    let seek = |whence| {
+        // SAFETY: seeks in our own file; nobody uses its position otherwise.
+        unsafe { libc::lseek(physical_fd(), at as i64, whence) }
+    };
+    // Behind the last that was written there is no more data.
+    let hole = if seek(libc::SEEK_DATA) == at as i64 { seek(libc::SEEK_HOLE) } else { at as i64 };
+    room.min(hole as usize - at)
+}
+
+/// Has a page be there.
+fn touch(host: *mut u8) {
+    // SAFETY: a mapped address.
+    unsafe { host.read_volatile() };
+}
+
 /// The page at an address of an address space: where the host has it, and what keeps it there.
 /// `None`: a fault.
 pub fn page(vm: usize, at: u64, write: bool) -> Option<(usize, Arc<Object>)> {
     let (host, _) = resolve(vm, at, write)?;
+    touch(host);
     with_map(vm, |map| Some((host as usize, map.entry_at(at)?.1.object.clone())))
 }
 
@@ -525,7 +555,11 @@ pub fn each_run(
         else {
             return (done, Err(EFAULT));
         };
-        let wanted = room.min(len - done);
+        let there = if crate::imports::may_fault() { room } else { touched(host, room) };
+        if there == 0 {
+            return (done, Err(EFAULT));
+        }
+        let wanted = there.min(len - done);
         match action(host, wanted) {
             Ok(used) => {
                 done += used;
@@ -576,6 +610,13 @@ pub fn read<T: Copy + Default>(at: u64) -> Result<T, Errno> {
 
 pub fn write<T: Copy>(at: u64, value: T) -> Result<(), Errno> {
     copyout((&raw const value).cast(), at, size_of::<T>())
+}
+
+/// As `write`, but nothing is written where a part cannot be: suword(9) is one instruction.
+pub fn write_word<T: Copy>(at: u64, value: T) -> Result<(), Errno> {
+    let last = at.checked_add(size_of::<T>() as u64 - 1).ok_or(EFAULT)?;
+    resolve(current(), last, true).ok_or(EFAULT)?;
+    write(at, value)
 }
 
 /// Bytes of the program's memory.
