@@ -280,7 +280,7 @@ hostkern_test() {
 	    $CARGO test --locked --release -p hostkern -- --nocapture
 }
 
-# Modules that only tests load: one C file each.
+# Modules that only tests load: one C file each, and those in a folder of its name.
 test_modules() {
 	headers
 	set_flags
@@ -288,9 +288,14 @@ test_modules() {
 		name=$(basename "$source" .c)
 		# The packaged headers have none of the MAC framework's.
 		[ -n "$SYSDIR" ] || [ "$name" != aio_rs_mac ] || continue
-		# shellcheck disable=SC2086 # flags are words
-		$CC $AIO_RS_CFLAGS -O2 -Werror -c -o "$out/$name.o" "$source"
-		$LD -m elf_x86_64_fbsd -r -T "$top/kmod/kmod.ld" -o "$out/$name.ko" "$out/$name.o"
+		rm -rf "$out/$name.parts"
+		mkdir "$out/$name.parts"
+		for part in "$source" "$top/tests/kmod/$name"/*.c; do
+			[ -f "$part" ] || continue
+			# shellcheck disable=SC2086 # flags are words
+			$CC $AIO_RS_CFLAGS -O2 -Werror -c -o "$out/$name.parts/$(basename "$part" .c).o" "$part"
+		done
+		$LD -m elf_x86_64_fbsd -r -T "$top/kmod/kmod.ld" -o "$out/$name.ko" "$out/$name.parts"/*.o
 	done
 }
 

@@ -4,7 +4,8 @@
  * one line per fact.  No line has what changes from run to run, so the lines of two kernels can be
  * compared: those of a real one are in tests/transcripts, and the host kernel must give the same.
  *
- * tests/guest's program probe loads it, with memory and descriptors at the places below.
+ * tests/guest's program probe loads it, with memory and descriptors at the places probe.h has.  Its
+ * parts are in the folder of its name: a subject each.
  */
 #include <sys/param.h>
 #include <sys/systm.h>
@@ -43,37 +44,16 @@
 #include <vm/vm_map.h>
 #include <vm/vm_page.h>
 
-/* What the program has made, as in tests/guest/src/bin/probe.rs. */
-#define	WRITABLE	((char *)0x20000000)	/* a page: its bytes are their offset */
-#define	READABLE	(WRITABLE + PAGE_SIZE)	/* the same, read only */
-#define	NOTHING		(READABLE + PAGE_SIZE)	/* nothing is mapped here */
-#define	VECTOR		(WRITABLE + 1024)	/* two iovecs, of 8 and 16 bytes of the page */
-#define	FD_READ		10
-#define	FD_WRITE	11
-#define	FD_PATH		12
-#define	FD_CAP_READ	13
-#define	FD_SOCKET	14
-#define	FD_PEER		15
-#define	FD_ABSENT		99
+#include "aio_rs_probe/probe.h"
 
-#define	KERNEL		((char *)(uintptr_t)&lock)
-
-#define	FACT(name, format, ...)						\
-	printf("aio_rs_probe: " name ": " format "\n", ##__VA_ARGS__)
+#define	KERNEL		((char *)(uintptr_t)&probe_lock)
 
 MALLOC_DEFINE(M_PROBE, "aio_rs_probe", "tries the kernel's functions");
 
-static struct mtx lock;
+struct mtx probe_lock;
 
-/* A process of the kernel's that runs a function. */
-struct helper {
-	void		(*run)(struct helper *);
-	struct proc	*p;
-	void		*argument;
-	int		 done, value;
-};
-
-static int chan, asleep, steps;
+static int chan, asleep;
+int probe_steps;
 
 static void
 helper_main(void *argument)
@@ -81,37 +61,49 @@ helper_main(void *argument)
 	struct helper *h = argument;
 
 	h->run(h);
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	h->done = 1;
 	wakeup(h);
-	mtx_unlock(&lock);
+	mtx_unlock(&probe_lock);
 	kproc_exit(0);
 }
 
-static void
-start(struct helper *h, void (*run)(struct helper *), void *argument)
+static int
+start_named(struct helper *h, void (*run)(struct helper *), void *argument, const char *name)
 {
-	int error;
-
 	memset(h, 0, sizeof(*h));
 	h->run = run;
 	h->argument = argument;
-	error = kproc_create(helper_main, h, &h->p, 0, 0, "aio_rs_probe");
+	return (kproc_create(helper_main, h, &h->p, 0, 0, "%s", name));
+}
+
+int
+probe_try_start(struct helper *h, void (*run)(struct helper *), void *argument)
+{
+	return (start_named(h, run, argument, "aio_rs_probe"));
+}
+
+void
+probe_start(struct helper *h, void (*run)(struct helper *), void *argument)
+{
+	int error;
+
+	error = probe_try_start(h, run, argument);
 	if (error != 0)
 		panic("aio_rs_probe: kproc_create: %d", error);
 }
 
-static void
-join(struct helper *h)
+void
+probe_join(struct helper *h)
 {
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	while (!h->done)
-		msleep(h, &lock, 0, "join", 0);
-	mtx_unlock(&lock);
+		msleep(h, &probe_lock, 0, "join", 0);
+	mtx_unlock(&probe_lock);
 }
 
-static void
-after_ms(int ms)
+void
+probe_after_ms(int ms)
 {
 	pause_sbt("probe", SBT_1MS * ms, 0, 0);
 }
@@ -121,34 +113,34 @@ after_ms(int ms)
 static void
 sleeper(struct helper *h)
 {
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	asleep++;
 	wakeup(&asleep);
-	h->value = msleep(&chan, &lock, 0, "sleeper", 10 * hz);
-	if (!mtx_owned(&lock))
+	h->value = msleep(&chan, &probe_lock, 0, "sleeper", 10 * hz);
+	if (!mtx_owned(&probe_lock))
 		h->value = 1000;
 	asleep--;
-	mtx_unlock(&lock);
+	mtx_unlock(&probe_lock);
 }
 
 static void
 wait_asleep(int count)
 {
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	while (asleep < count)
-		msleep(&asleep, &lock, 0, "probe", 0);
-	mtx_unlock(&lock);
+		msleep(&asleep, &probe_lock, 0, "probe", 0);
+	mtx_unlock(&probe_lock);
 }
 
 static void
 waker(struct helper *h)
 {
-	after_ms(20);
-	mtx_lock(&lock);
+	probe_after_ms(20);
+	mtx_lock(&probe_lock);
 	wakeup(&chan);
 	/* Whoever was woken waits for the mutex. */
-	steps = 1;
-	mtx_unlock(&lock);
+	probe_steps = 1;
+	mtx_unlock(&probe_lock);
 }
 
 static void
@@ -158,22 +150,22 @@ sleeping(void)
 	sbintime_t begun;
 	int error, i;
 
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	begun = sbinuptime();
-	error = msleep(&chan, &lock, 0, "probe", hz / 10);
-	FACT("msleep that times out", "%d, owned %d, too early %d", error, mtx_owned(&lock),
+	error = msleep(&chan, &probe_lock, 0, "probe", hz / 10);
+	FACT("msleep that times out", "%d, owned %d, too early %d", error, mtx_owned(&probe_lock),
 	    sbinuptime() - begun < 90 * SBT_1MS);
-	error = msleep(&chan, &lock, PCATCH, "probe", 1);
-	FACT("msleep PCATCH that times out", "%d, owned %d", error, mtx_owned(&lock));
-	error = msleep(&chan, &lock, PDROP, "probe", 1);
-	FACT("msleep PDROP that times out", "%d, owned %d", error, mtx_owned(&lock));
-	mtx_lock(&lock);
-	error = msleep_sbt(&chan, &lock, 0, "probe", sbinuptime() - SBT_1MS, 0, C_ABSOLUTE);
+	error = msleep(&chan, &probe_lock, PCATCH, "probe", 1);
+	FACT("msleep PCATCH that times out", "%d, owned %d", error, mtx_owned(&probe_lock));
+	error = msleep(&chan, &probe_lock, PDROP, "probe", 1);
+	FACT("msleep PDROP that times out", "%d, owned %d", error, mtx_owned(&probe_lock));
+	mtx_lock(&probe_lock);
+	error = msleep_sbt(&chan, &probe_lock, 0, "probe", sbinuptime() - SBT_1MS, 0, C_ABSOLUTE);
 	FACT("msleep_sbt until a time gone by", "%d", error);
 	wakeup(&chan);
-	error = msleep(&chan, &lock, 0, "probe", 1);
+	error = msleep(&chan, &probe_lock, 0, "probe", 1);
 	FACT("a wakeup before the sleep", "%d", error);
-	mtx_unlock(&lock);
+	mtx_unlock(&probe_lock);
 	error = tsleep(&chan, 0, "probe", 1);
 	FACT("tsleep that times out", "%d", error);
 	error = pause_sbt("probe", SBT_1MS, 0, 0);
@@ -182,27 +174,27 @@ sleeping(void)
 	FACT("pause_sbt of nothing", "%d", error);
 
 	for (i = 0; i < 3; i++)
-		start(&helpers[i], sleeper, NULL);
+		probe_start(&helpers[i], sleeper, NULL);
 	wait_asleep(3);
-	wakeup(&steps);
-	after_ms(20);
+	wakeup(&probe_steps);
+	probe_after_ms(20);
 	FACT("asleep after a wakeup of another channel", "%d", asleep);
 	wakeup_one(&chan);
-	after_ms(100);
+	probe_after_ms(100);
 	FACT("asleep after wakeup_one of three", "%d", asleep);
 	wakeup(&chan);
 	for (i = 0; i < 3; i++)
-		join(&helpers[i]);
+		probe_join(&helpers[i]);
 	FACT("asleep after wakeup", "%d, values %d %d %d", asleep, helpers[0].value, helpers[1].value,
 	    helpers[2].value);
 
-	steps = 0;
-	start(&h, waker, NULL);
-	mtx_lock(&lock);
-	error = msleep(&chan, &lock, 0, "probe", 10 * hz);
-	FACT("a sleeper that is woken with the mutex held", "%d, step %d", error, steps);
-	mtx_unlock(&lock);
-	join(&h);
+	probe_steps = 0;
+	probe_start(&h, waker, NULL);
+	mtx_lock(&probe_lock);
+	error = msleep(&chan, &probe_lock, 0, "probe", 10 * hz);
+	FACT("a sleeper that is woken with the mutex held", "%d, step %d", error, probe_steps);
+	mtx_unlock(&probe_lock);
+	probe_join(&h);
 }
 
 /* Processes of the kernel's. */
@@ -241,12 +233,12 @@ processes(void)
 	struct vmspace *vm;
 	int error;
 
-	start(&h, who, NULL);
-	join(&h);
+	probe_start(&h, who, NULL);
+	probe_join(&h);
 	vm = vmspace_acquire_ref(curproc);
 	FACT("vmspace_acquire_ref of the running process", "its own %d", vm == curproc->p_vmspace);
-	start(&h, visits, vm);
-	join(&h);
+	probe_start(&h, visits, vm);
+	probe_join(&h);
 	vmspace_free(vm);
 	FACT("priv_check of root", "%d", priv_check(curthread, PRIV_DRIVER));
 	PROC_LOCK(curproc);
@@ -505,8 +497,8 @@ sockets(void)
 
 /* Signals: of the running process, to which they are never delivered. */
 
-static void
-siginfo(ksiginfo_t *ksi, int signo)
+void
+probe_siginfo(ksiginfo_t *ksi, int signo)
 {
 	ksiginfo_init(ksi);
 	ksi->ksi_signo = signo;
@@ -515,14 +507,14 @@ siginfo(ksiginfo_t *ksi, int signo)
 }
 
 /* Whether the running thread has a signal: a sleep that signals end says so. */
-static int
-signalled(void)
+int
+probe_signalled(void)
 {
 	int error;
 
-	mtx_lock(&lock);
-	error = msleep(&chan, &lock, PCATCH, "probe", 1);
-	mtx_unlock(&lock);
+	mtx_lock(&probe_lock);
+	error = msleep(&chan, &probe_lock, PCATCH, "probe", 1);
+	mtx_unlock(&probe_lock);
 	return (error);
 }
 
@@ -534,7 +526,7 @@ interrupter(struct helper *h)
 		ksiginfo_t *ksi;
 	} *its = h->argument;
 
-	after_ms(20);
+	probe_after_ms(20);
 	PROC_LOCK(its->p);
 	h->value = tdsendsignal(its->p, NULL, SIGUSR1, its->ksi);
 	PROC_UNLOCK(its->p);
@@ -554,9 +546,9 @@ signals(void)
 	struct thread *td;
 	int error, queued;
 
-	FACT("a sleep without a signal", "%d", signalled());
-	siginfo(&first, SIGUSR1);
-	siginfo(&second, SIGUSR1);
+	FACT("a sleep without a signal", "%d", probe_signalled());
+	probe_siginfo(&first, SIGUSR1);
+	probe_siginfo(&second, SIGUSR1);
 	FACT("sigqueue_take of what is not queued", "queued %d", KSI_ONQ(&first) != 0);
 	PROC_LOCK(p);
 	sigqueue_take(&first);
@@ -564,10 +556,10 @@ signals(void)
 	queued = KSI_ONQ(&first) != 0;
 	PROC_UNLOCK(p);
 	FACT("tdsendsignal to the process", "%d, queued %d", error, queued);
-	FACT("a sleep with a signal", "%d", signalled());
-	mtx_lock(&lock);
-	error = msleep(&chan, &lock, 0, "probe", 1);
-	mtx_unlock(&lock);
+	FACT("a sleep with a signal", "%d", probe_signalled());
+	mtx_lock(&probe_lock);
+	error = msleep(&chan, &probe_lock, 0, "probe", 1);
+	mtx_unlock(&probe_lock);
 	FACT("a sleep with a signal that does not catch it", "%d", error);
 	PROC_LOCK(p);
 	error = tdsendsignal(p, NULL, SIGUSR1, &second);
@@ -576,23 +568,23 @@ signals(void)
 	PROC_UNLOCK(p);
 	FACT("a second of the number, and the first taken back", "%d, queued %d and %d", error, queued,
 	    KSI_ONQ(&second) != 0);
-	FACT("a sleep with the second", "%d", signalled());
+	FACT("a sleep with the second", "%d", probe_signalled());
 	PROC_LOCK(p);
 	sigqueue_take(&second);
 	PROC_UNLOCK(p);
-	FACT("a sleep with both taken back", "%d", signalled());
+	FACT("a sleep with both taken back", "%d", probe_signalled());
 
 	PROC_LOCK(p);
 	error = tdsendsignal(p, curthread, SIGUSR1, &first);
 	queued = KSI_ONQ(&first) != 0;
 	PROC_UNLOCK(p);
-	FACT("tdsendsignal to the thread", "%d, queued %d, a sleep %d", error, queued, signalled());
+	FACT("tdsendsignal to the thread", "%d, queued %d, a sleep %d", error, queued, probe_signalled());
 	PROC_LOCK(p);
 	sigqueue_take(&first);
 	PROC_UNLOCK(p);
-	FACT("a sleep when that is taken back", "%d", signalled());
+	FACT("a sleep when that is taken back", "%d", probe_signalled());
 
-	siginfo(&first, SIGURG);
+	probe_siginfo(&first, SIGURG);
 	PROC_LOCK(p);
 	error = tdsendsignal(p, NULL, SIGURG, &first);
 	queued = KSI_ONQ(&first) != 0;
@@ -600,14 +592,14 @@ signals(void)
 	PROC_UNLOCK(p);
 	FACT("tdsendsignal of what is ignored", "%d, queued %d", error, queued);
 
-	siginfo(&first, SIGUSR1);
+	probe_siginfo(&first, SIGUSR1);
 	argument.p = p;
 	argument.ksi = &first;
-	start(&h, interrupter, &argument);
-	mtx_lock(&lock);
-	error = msleep(&chan, &lock, PCATCH, "probe", 10 * hz);
-	mtx_unlock(&lock);
-	join(&h);
+	probe_start(&h, interrupter, &argument);
+	mtx_lock(&probe_lock);
+	error = msleep(&chan, &probe_lock, PCATCH, "probe", 10 * hz);
+	mtx_unlock(&probe_lock);
+	probe_join(&h);
 	PROC_LOCK(p);
 	sigqueue_take(&first);
 	PROC_UNLOCK(p);
@@ -657,12 +649,12 @@ probe_detach(struct knote *kn)
 	FACT("f_detach", "in flux %d, list locked %d, on a list %d", kn->kn_influx, mtx_owned(&list_lock),
 	    kn->kn_knlist != NULL);
 	if (slow) {
-		mtx_lock(&lock);
-		steps = 1;
-		wakeup(&steps);
-		mtx_unlock(&lock);
-		after_ms(50);
-		steps = 2;
+		mtx_lock(&probe_lock);
+		probe_steps = 1;
+		wakeup(&probe_steps);
+		mtx_unlock(&probe_lock);
+		probe_after_ms(50);
+		probe_steps = 2;
 	}
 	if (kn->kn_knlist != NULL)
 		knlist_remove(&list, kn, 0);
@@ -722,14 +714,14 @@ note_state(const char *when)
 static void
 clearer(struct helper *h)
 {
-	mtx_lock(&lock);
-	while (steps < 1)
-		msleep(&steps, &lock, 0, "probe", 0);
-	mtx_unlock(&lock);
+	mtx_lock(&probe_lock);
+	while (probe_steps < 1)
+		msleep(&probe_steps, &probe_lock, 0, "probe", 0);
+	mtx_unlock(&probe_lock);
 	/* A note that is in flux is not told. */
 	tell(77);
 	knlist_cleardel(&list, curthread, 0, 1);
-	h->value = steps;
+	h->value = probe_steps;
 }
 
 static void
@@ -802,11 +794,11 @@ kevents(void)
 	FACT("EV_ADD, the fifth", "%d", change(kq, 5, EV_ADD, 0));
 	FACT("first on the list", "%d", (int)first_note()->kn_id);
 	slow = 1;
-	steps = 0;
-	start(&h, clearer, NULL);
+	probe_steps = 0;
+	probe_start(&h, clearer, NULL);
 	error = change(kq, 4, EV_DELETE, 0);
 	slow = 0;
-	join(&h);
+	probe_join(&h);
 	FACT("EV_DELETE against knlist_cleardel", "%d, which ended at step %d", error, h.value);
 	note_state("then");
 
@@ -823,17 +815,20 @@ kevents(void)
 
 static int order[4], called;
 
+/* The name of the processes that are looked at. */
+#define	EVENTFUL	"aio_rs_eventful"
+
 static void
 ended(void *argument, struct proc *p)
 {
-	/* Only those of our helpers. */
-	if (strcmp(p->p_comm, "aio_rs_probe") != 0)
+	/* Helpers of before may be on their way out. */
+	if (strcmp(p->p_comm, EVENTFUL) != 0)
 		return;
-	mtx_lock(&lock);
+	mtx_lock(&probe_lock);
 	if (called < nitems(order))
 		order[called++] = (int)(uintptr_t)argument;
 	wakeup(&called);
-	mtx_unlock(&lock);
+	mtx_unlock(&probe_lock);
 }
 
 static void
@@ -850,21 +845,23 @@ events(void)
 	late = EVENTHANDLER_REGISTER(process_exit, ended, (void *)1, 200);
 	early = EVENTHANDLER_REGISTER(process_exit, ended, (void *)2, 100);
 	same = EVENTHANDLER_REGISTER(process_exit, ended, (void *)3, 100);
-	start(&h, nothing, NULL);
-	join(&h);
-	mtx_lock(&lock);
+	if (start_named(&h, nothing, NULL, EVENTFUL) != 0)
+		panic("aio_rs_probe: no process");
+	probe_join(&h);
+	mtx_lock(&probe_lock);
 	while (called < 3)
-		msleep(&called, &lock, 0, "probe", 0);
-	mtx_unlock(&lock);
+		msleep(&called, &probe_lock, 0, "probe", 0);
+	mtx_unlock(&probe_lock);
 	FACT("process_exit of a process of the kernel's", "%d, %d, %d", order[0], order[1], order[2]);
 	EVENTHANDLER_DEREGISTER(process_exit, early);
 	called = 0;
-	start(&h, nothing, NULL);
-	join(&h);
-	mtx_lock(&lock);
+	if (start_named(&h, nothing, NULL, EVENTFUL) != 0)
+		panic("aio_rs_probe: no process");
+	probe_join(&h);
+	mtx_lock(&probe_lock);
 	while (called < 2)
-		msleep(&called, &lock, 0, "probe", 0);
-	mtx_unlock(&lock);
+		msleep(&called, &probe_lock, 0, "probe", 0);
+	mtx_unlock(&probe_lock);
 	FACT("with one deregistered", "%d, %d", order[0], order[1]);
 	EVENTHANDLER_DEREGISTER(process_exit, late);
 	EVENTHANDLER_DEREGISTER(process_exit, same);
@@ -965,7 +962,7 @@ modevent(module_t mod __unused, int event, void *arg __unused)
 {
 	switch (event) {
 	case MOD_LOAD:
-		mtx_init(&lock, "aio_rs_probe", NULL, MTX_DEF);
+		mtx_init(&probe_lock, "aio_rs_probe", NULL, MTX_DEF);
 		sleeping();
 		processes();
 		memory();
@@ -977,13 +974,26 @@ modevent(module_t mod __unused, int event, void *arg __unused)
 		kevents();
 		events();
 		sysctls();
+		probe_sysctls();
 		rest();
-		/* Whoever said that it has ended is out of here. */
-		after_ms(200);
-		mtx_destroy(&lock);
-		printf("aio_rs_probe: end\n");
+		probe_calls();
+		probe_files();
+		probe_disks();
+		probe_processes();
+		probe_sockets();
+		probe_signals();
+		probe_process_events();
 		return (0);
 	case MOD_UNLOAD:
+		/* The program did what it does in between. */
+		probe_process_events_end();
+		probe_signals_delivered();
+		probe_disks_gone();
+		/* Whoever said that it has ended is out of here. */
+		probe_after_ms(200);
+		mtx_destroy(&probe_lock);
+		printf("aio_rs_probe: end\n");
+		return (0);
 	case MOD_QUIESCE:
 	case MOD_SHUTDOWN:
 		return (0);

@@ -2,6 +2,7 @@
 //! Signals that are waited for rather than handled, and a handler that notes what it was told.
 
 use crate::Result;
+use crate::mem::{PAGE, Region};
 use crate::sys::{self, Timespec};
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
@@ -132,6 +133,33 @@ pub fn handle(signal: i32) -> Result<()> {
 pub fn noted() -> (usize, i32, usize) {
     let calls = CALLS.load(Ordering::SeqCst);
     (calls, CODE.load(Ordering::SeqCst), VALUE.load(Ordering::SeqCst))
+}
+
+/// Where [`record`]'s handler writes.
+static RECORDS: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn write_down(signal: i32, info: *const Info, _context: usize) {
+    // SAFETY: with SA_SIGINFO the kernel hands the handler a siginfo_t, on its stack.
+    let info = unsafe { info.read() };
+    let page = Region::shared_at(RECORDS.load(Ordering::SeqCst), PAGE);
+    let count: i32 = page.get(0);
+    let at = 16 + count as usize * 16;
+    if at + 16 <= PAGE {
+        page.put(at, signal);
+        page.put(at + 4, info.code);
+        page.put(at + 8, info.value as i32);
+        page.put(0, count + 1);
+    }
+}
+
+/// Has a signal written down in the page at `into`: how many there were, as 32 bits, then from the
+/// 16th byte on 16 for each: signal, code and value, as 32 bits. All signals share one page.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn record(signal: i32, flags: i32, into: usize) -> Result<()> {
+    RECORDS.store(into, Ordering::SeqCst);
+    sys::signal(signal, write_down as *const () as usize, SA_SIGINFO | flags)
 }
 
 #[cfg(test)]
