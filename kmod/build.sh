@@ -53,14 +53,14 @@ esac
 case $os in
 Linux)
 	llvm=/usr/lib/llvm-19/bin
-	CC=$llvm/clang LD=$llvm/ld.lld AR=$llvm/llvm-ar OBJCOPY=$llvm/llvm-objcopy
+	CC=$llvm/clang LD=$llvm/ld.lld AR=$llvm/llvm-ar OBJCOPY=$llvm/llvm-objcopy NM=$llvm/llvm-nm
 	CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc
 	LIBCLANG_PATH=/usr/lib/llvm-19/lib
 	# Debian's toolchain, whatever else is installed: cargo finds its helpers in PATH.
 	PATH=/usr/bin:$PATH
 	export LIBCLANG_PATH PATH ;;
 FreeBSD)
-	CC=cc LD=ld AR=ar OBJCOPY=objcopy CARGO=cargo RUSTC=rustc
+	CC=cc LD=ld AR=ar OBJCOPY=objcopy NM=nm CARGO=cargo RUSTC=rustc
 	if [ -z "$SYSDIR" ] && [ -f /usr/src/sys/sys/param.h ]; then
 		SYSDIR=/usr/src/sys
 	fi ;;
@@ -297,6 +297,23 @@ test_modules() {
 		done
 		$LD -m elf_x86_64_fbsd -r -T "$top/kmod/kmod.ld" -o "$out/$name.ko" "$out/$name.parts"/*.o
 	done
+	check_tried
+}
+
+# names FILE: what is in a list, without its comments, sections and words before the names.
+names() {
+	sed -e 's/#.*//' -e '/^\[/d' -e 's/^weak //' -e '/^$/d' "$1" | sort -u
+}
+
+# The probe must try what the modules import, but for what tests/kmod/untried has with a reason.
+check_tried() {
+	names "$top/kmod/imports.allow" >"$out/imports.names"
+	names "$top/tests/kmod/untried" >"$out/untried.names"
+	$NM -u "$out/aio_rs_probe.ko" | awk '{ print $NF }' | sort -u >"$out/tried.names"
+	untried=$(comm -23 "$out/imports.names" "$out/tried.names" | comm -23 - "$out/untried.names")
+	[ -z "$untried" ] || die "aio_rs_probe.c does not try, and tests/kmod/untried does not name:" $untried
+	stale=$(comm -13 "$out/imports.names" "$out/untried.names")
+	[ -z "$stale" ] || die "tests/kmod/untried names what no module imports:" $stale
 }
 
 # Lints the kernel half for this machine: the same code, with a prebuilt core.

@@ -16,6 +16,8 @@ known="src/entry/events.rs src/entry/module.rs src/entry/syscalls.rs src/kern/sy
 }
 
 $build host fmt --all --check
+# Whether the probe tries all that the modules import.
+FREEBSD=14 SYSDIR= $build test-modules
 # The kernel half is linted for this machine: the same code, with a prebuilt core.
 $build lint
 $build host clippy --quiet --locked -p kocheck -p vm -p aio_rs_profile --all-targets -- -D warnings
