@@ -12,6 +12,8 @@
 #include <sys/conf.h>
 #include <sys/disk.h>
 #include <sys/event.h>
+#include <sys/selinfo.h>
+#include <sys/eventvar.h>
 #include <sys/eventhandler.h>
 #include <sys/fcntl.h>
 #include <sys/file.h>
@@ -24,6 +26,7 @@
 #include <sys/mount.h>
 #include <sys/mutex.h>
 #include <sys/pcpu.h>
+#include <sys/pipe.h>
 #include <sys/proc.h>
 #include <sys/protosw.h>
 #include <sys/resourcevar.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Open files: regular files and directories of the host, pipes, and devices that only open; struct file, fileops and struct vnode as the modules see them.
+//! Open files: regular files and directories of the host, and what else has a descriptor; struct file,
+//! fileops and struct vnode as the modules see them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_int};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
@@ -11,7 +12,9 @@ use std::path::Path;
 use crate::errno::*;
 use crate::socket::So;
 use crate::state::Held;
-use crate::{disk, imports, kqueue, limit, mem, report, sched, signal, socket, socket_io, sys, vm};
+use crate::{
+    disk, imports, kqueue, limit, mem, pipe, report, sched, signal, socket, socket_io, sys, vm,
+};
 
 /// Open flags of FreeBSD that are looked at here.
 pub const O_ACCMODE: i32 = 3;
@@ -27,15 +30,6 @@ pub const O_PATH: i32 = 0x40_0000;
 /// What the host's files pretend to be on.
 pub const FS_TYPE: &[u8] = b"ufs";
 
-/// Bytes a pipe holds.
-const PIPE: usize = 64 << 10;
-
-struct Pipe {
-    data: VecDeque<u8>,
-    readers: u32,
-    writers: u32,
-}
-
 /// What is behind a struct file.
 enum Body {
     Host {
@@ -44,14 +38,10 @@ enum Body {
         entries: Vec<(u64, u8, Vec<u8>)>,
     },
     Console,
-    PipeEnd {
-        pipe: u64,
-        writes: bool,
-    },
+    Pipe(*mut sys::pipe),
     Socket(So),
     /// A named pipe: as a pipe while somebody has it open.
     Fifo {
-        pipe: u64,
         flag: i32,
         vnode: (u64, u64),
     },
@@ -68,9 +58,6 @@ enum Body {
 #[derive(Default)]
 struct Files {
     bodies: BTreeMap<usize, Body>,
-    pipes: BTreeMap<u64, Pipe>,
-    next_pipe: u64,
-    fifos: BTreeMap<(u64, u64), u64>,
     /// By the host's device and inode: the vnode and how many files have it.
     vnodes: BTreeMap<(u64, u64), (usize, usize)>,
     ranges: Vec<Range>,
@@ -93,9 +80,6 @@ struct Range {
 
 static FILES: Held<Files> = Held::new(Files {
     bodies: BTreeMap::new(),
-    pipes: BTreeMap::new(),
-    next_pipe: 1,
-    fifos: BTreeMap::new(),
     vnodes: BTreeMap::new(),
     ranges: Vec::new(),
     next_range: 1,
@@ -266,44 +250,12 @@ fn open_fifo(id: (u64, u64), flags: i32) -> Result<*mut sys::file, Errno> {
     }
     let flag = mode(flags);
     let (reads, writes) = (flag as u32 & sys::FREAD != 0, flag as u32 & sys::FWRITE != 0);
-    let pipe = FILES.with(|files| files.fifos.get(&id).copied());
-    let pipe = pipe.unwrap_or_else(|| {
-        let pipe = new_pipe();
-        FILES.with(|files| {
-            files.fifos.insert(id, pipe);
-            let its = files.pipes.get_mut(&pipe).expect("just made");
-            (its.readers, its.writers) = (0, 0);
-        });
-        pipe
-    });
-    let no_reader = FILES.with(|files| {
-        let its = files.pipes.get_mut(&pipe).expect("an open one");
-        if writes && !reads && its.readers == 0 && flags & O_NONBLOCK != 0 {
-            return true;
-        }
-        its.readers += u32::from(reads);
-        its.writers += u32::from(writes);
-        false
-    });
-    if no_reader {
-        return Err(ENXIO);
-    }
-    sched::wakeup(chan(pipe), false);
+    let pipe = pipe::open_fifo(id, reads, writes, flags & O_NONBLOCK == 0)?;
     let vnode = vnode(id, sys::VFIFO);
-    let ops = tables(|tables| tables.vnode);
-    let fp = make(flag, sys::DTYPE_FIFO, ops, vnode, Body::Fifo { pipe, flag, vnode: id });
-    let alone = || {
-        FILES.with(|files| {
-            let its = files.pipes.get(&pipe).expect("an open one");
-            (reads && its.writers == 0) || (writes && its.readers == 0)
-        })
-    };
-    while flags & O_NONBLOCK == 0 && alone() {
-        if let Err(error) = wait(pipe, "fifo") {
-            release(fp);
-            return Err(error);
-        }
-    }
+    let body = Body::Fifo { flag, vnode: id };
+    let fp = make(flag, sys::DTYPE_FIFO, pipe::ops(), vnode, body);
+    // SAFETY: just made.
+    unsafe { (*fp).f_data = pipe.cast() };
     Ok(fp)
 }
 
@@ -334,23 +286,15 @@ pub fn console() -> *mut sys::file {
     make(mode(2), sys::DTYPE_PTS, ops, std::ptr::null_mut(), Body::Console)
 }
 
-fn new_pipe() -> u64 {
-    FILES.with(|files| {
-        files.next_pipe += 1;
-        files.pipes.insert(files.next_pipe, Pipe { data: VecDeque::new(), readers: 1, writers: 1 });
-        files.next_pipe
-    })
-}
-
 /// pipe2(2).
 pub fn pipe() -> (*mut sys::file, *mut sys::file) {
-    let pipe = new_pipe();
-    let ops = tables(|tables| tables.other);
-    let end = |writes: bool| {
-        let flag = if writes { sys::FWRITE } else { sys::FREAD } as i32;
-        make(flag, sys::DTYPE_PIPE, ops, std::ptr::null_mut(), Body::PipeEnd { pipe, writes })
-    };
-    (end(false), end(true))
+    let [from, to] = pipe::pipe().map(|end| {
+        let fp = make(mode(2), sys::DTYPE_PIPE, pipe::ops(), std::ptr::null_mut(), Body::Pipe(end));
+        // SAFETY: just made.
+        unsafe { (*fp).f_data = end.cast() };
+        fp
+    });
+    (from, to)
 }
 
 /// A file of a socket; takes over the reference.
@@ -422,17 +366,13 @@ pub fn close(fp: *mut sys::file) {
         report::panic("_fdrop of a file that is closed");
     };
     match body {
-        Body::Fifo { pipe, flag, vnode } => {
-            if flag as u32 & sys::FREAD != 0 {
-                close_end(pipe, false);
-            }
-            if flag as u32 & sys::FWRITE != 0 {
-                close_end(pipe, true);
-            }
+        Body::Fifo { flag, vnode } => {
+            let has = |mode: u32| flag as u32 & mode != 0;
+            pipe::close_fifo(vnode, has(sys::FREAD), has(sys::FWRITE));
             release_vnode(vnode);
         }
         Body::Host { vnode, .. } => release_vnode(vnode),
-        Body::PipeEnd { pipe, writes } => close_end(pipe, writes),
+        Body::Pipe(pipe) => pipe::close(pipe),
         Body::Socket(so) => socket::close(so),
         Body::Kqueue => kqueue::close(fp),
         Body::Disk { disk, vnode } => {
@@ -458,27 +398,6 @@ fn release_vnode(vnode: (u64, u64)) {
             files.vnodes.remove(&vnode);
         }
     });
-}
-
-fn close_end(pipe: u64, writes: bool) {
-    FILES.with(|files| {
-        let its = files.pipes.get_mut(&pipe).expect("an end has it");
-        if writes {
-            its.writers -= 1;
-        } else {
-            its.readers -= 1;
-        }
-        if its.readers + its.writers == 0 {
-            files.pipes.remove(&pipe);
-            files.fifos.retain(|_, its| *its != pipe);
-        }
-    });
-    sched::wakeup(chan(pipe), false);
-}
-
-/// Where threads wait for a pipe: odd, so that it is none of the modules'.
-fn chan(pipe: u64) -> u64 {
-    pipe << 8 | 1
 }
 
 /// The host's descriptor behind a file, and whether it is a vnode's.
@@ -511,7 +430,6 @@ pub fn host_stat(fd: RawFd) -> Result<libc::stat, Errno> {
 enum Way {
     Host(RawFd),
     Console,
-    Pipe(u64),
     Socket(So),
     Disk(u64),
     Broken,
@@ -529,12 +447,14 @@ pub unsafe fn transfer(
 ) -> Result<(), Errno> {
     // SAFETY: the caller's contract.
     let uio = unsafe { &mut *uio };
+    if let Some(pipe) = pipe::of(fp) {
+        // SAFETY: the caller has a reference, or it is a file of its own.
+        return pipe::transfer(pipe, unsafe { (*fp).f_flag }, uio, write);
+    }
     let way = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
         Some(Body::Host { file, .. } | Body::Memory(file)) => Way::Host(file.as_raw_fd()),
         Some(Body::Console) => Way::Console,
         Some(Body::Disk { disk, .. }) => Way::Disk(*disk),
-        Some(Body::PipeEnd { pipe, writes }) if *writes == write => Way::Pipe(*pipe),
-        Some(Body::Fifo { pipe, .. }) => Way::Pipe(*pipe),
         Some(Body::Socket(so)) => Way::Socket(*so),
         Some(_) => Way::Broken,
         None => report::panic("I/O on a file that is closed"),
@@ -577,8 +497,6 @@ pub unsafe fn transfer(
             report::console(&String::from_utf8_lossy(bytes));
             Ok(len)
         }),
-        Way::Pipe(pipe) if write => pipe_write(pipe, uio, flag & O_NONBLOCK != 0),
-        Way::Pipe(pipe) => pipe_read(pipe, uio, flag & O_NONBLOCK != 0),
         Way::Socket(so) if write => socket_io::send(so, uio, socket_io::Patience::Socket),
         Way::Socket(so) => socket_io::receive(so, uio, socket_io::Patience::Socket),
         Way::Disk(disk) => disk::transfer(disk, uio, write),
@@ -747,82 +665,6 @@ fn host_runs(fd: RawFd, uio: &mut sys::uio, write: bool, append: bool) -> Result
     })
 }
 
-fn pipe_read(pipe: u64, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
-    if uio.uio_resid == 0 {
-        return Ok(());
-    }
-    loop {
-        let (ready, ended) = FILES.with(|files| {
-            let pipe = files.pipes.get(&pipe).expect("an end has it");
-            (pipe.data.len(), pipe.writers == 0)
-        });
-        if ready > 0 {
-            let result = move_bytes(uio, false, &mut |host, len, _| {
-                Ok(FILES.with(|files| {
-                    let pipe = files.pipes.get_mut(&pipe).expect("an end has it");
-                    let count = len.min(pipe.data.len());
-                    for (index, byte) in pipe.data.drain(..count).enumerate() {
-                        // SAFETY: a run of mapped memory.
-                        unsafe { host.add(index).write(byte) };
-                    }
-                    count
-                }))
-            });
-            sched::wakeup(chan(pipe), false);
-            return result;
-        }
-        if ended {
-            return Ok(());
-        }
-        if nonblocking {
-            return Err(EAGAIN);
-        }
-        wait(pipe, "piperd")?;
-    }
-}
-
-fn pipe_write(pipe: u64, uio: &mut sys::uio, nonblocking: bool) -> Result<(), Errno> {
-    let whole = uio.uio_resid;
-    while uio.uio_resid > 0 {
-        let (room, broken) = FILES.with(|files| {
-            let pipe = files.pipes.get(&pipe).expect("an end has it");
-            (PIPE - pipe.data.len(), pipe.readers == 0)
-        });
-        if broken {
-            // Who has written something is told of that.
-            return if uio.uio_resid < whole { Ok(()) } else { Err(EPIPE) };
-        }
-        if room > 0 {
-            let mut left = room;
-            let result = move_bytes(uio, true, &mut |host, len, _| {
-                let count = len.min(left);
-                left -= count;
-                // SAFETY: a run of mapped memory.
-                let bytes = unsafe { std::slice::from_raw_parts(host, count) };
-                FILES.with(|files| {
-                    files.pipes.get_mut(&pipe).expect("an end has it").data.extend(bytes)
-                });
-                Ok(count)
-            });
-            sched::wakeup(chan(pipe), false);
-            result?;
-            continue;
-        }
-        if nonblocking {
-            return Err(EAGAIN);
-        }
-        wait(pipe, "pipewr")?;
-    }
-    Ok(())
-}
-
-fn wait(pipe: u64, wmesg: &str) -> Result<(), Errno> {
-    match sched::sleep(chan(pipe), true, wmesg, None, || ()) {
-        sched::Woken::Signal(errno) => Err(Errno(errno)),
-        _ => Ok(()),
-    }
-}
-
 /// Waits until a file can be read, at most until a moment; whether it can: poll(2) of one.
 pub fn poll_in(fp: *mut sys::file, until: Option<i64>) -> Result<bool, Errno> {
     if let Some(so) = socket::of(fp) {
@@ -831,20 +673,9 @@ pub fn poll_in(fp: *mut sys::file, until: Option<i64>) -> Result<bool, Errno> {
     if is_kqueue(fp) {
         return kqueue::poll(fp, until);
     }
-    loop {
-        let pipe = FILES.with(|files| match files.bodies.get(&(fp as usize)) {
-            Some(Body::PipeEnd { pipe, writes: false } | Body::Fifo { pipe, .. }) => {
-                let its = files.pipes.get(pipe).expect("an end has it");
-                (its.data.is_empty() && its.writers > 0).then_some(*pipe)
-            }
-            _ => None,
-        });
-        let Some(pipe) = pipe else { return Ok(true) };
-        match sched::sleep(chan(pipe), true, "select", until, || ()) {
-            sched::Woken::Signal(errno) => return Err(Errno(errno)),
-            sched::Woken::Timeout => return Ok(false),
-            sched::Woken::Wakeup => {}
-        }
+    match pipe::of(fp) {
+        Some(pipe) => pipe::poll_in(pipe, until),
+        None => Ok(true),
     }
 }
 

@@ -965,7 +965,7 @@ const OBJECTS: &[Object] = &[
     Object { name: "cap_pwrite_rights", size: 16, init: |at| rights(at, 0x0e) },
     Object { name: "cap_fsync_rights", size: 16, init: |at| rights(at, 0x100) },
     Object { name: "path_fileops", size: size_of::<sys::fileops>(), init: |_| () },
-    // No file has these operations: to the modules a pipe here is one of another kind.
+    // Filled in by pipe::start.
     Object { name: "pipeops", size: size_of::<sys::fileops>(), init: |_| () },
     Object {
         name: "M_IOV",

@@ -350,12 +350,19 @@ fn with<R>(id: usize, action: impl FnOnce(&mut Kqueue) -> R) -> R {
     KQUEUES.with(|all| action(all.queues.get_mut(&id).expect("an open kqueue")))
 }
 
+/// A kqueue's lock. What a module's own knote has for one, which is never queued, is not known here.
+fn lock_of(id: usize) -> *mut sys::mtx {
+    let known = KQUEUES.with(|all| all.queues.get(&id).map(|queue| queue.lock));
+    // SAFETY: only the address is taken.
+    known.unwrap_or_else(|| unsafe { &raw mut (*(id as *mut sys::kqueue)).kq_lock })
+}
+
 fn lock(id: usize) {
-    sched::mtx_lock(word(with(id, |queue| queue.lock)));
+    sched::mtx_lock(word(lock_of(id)));
 }
 
 fn unlock(id: usize) {
-    sched::mtx_unlock(word(with(id, |queue| queue.lock)));
+    sched::mtx_unlock(word(lock_of(id)));
 }
 
 /// Where threads wait for the flux, or for events: odd, as all channels of ours.
@@ -369,7 +376,7 @@ fn event_chan(id: usize) -> u64 {
 
 /// Unlocks, waits until some knote has come out of flux.
 fn wait_flux(id: usize) {
-    let lock = with(id, |queue| queue.lock);
+    let lock = lock_of(id);
     sched::sleep(flux_chan(id), false, "kqflxwt", None, || sched::mtx_unlock(word(lock)));
 }
 

@@ -17,6 +17,7 @@ mod mem;
 mod module;
 mod oracle;
 mod pages;
+mod pipe;
 mod probe;
 mod proc;
 mod report;

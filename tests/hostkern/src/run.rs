@@ -13,7 +13,7 @@ use crate::sched::{self, SECOND, Schedule};
 use crate::state::Rng;
 use crate::strategy::{self, Policy};
 use crate::{
-    bio, builtin, disk, fault, file, imports, kqueue, mem, module, oracle, pages, probe, proc,
+    bio, builtin, disk, fault, file, imports, kqueue, mem, module, oracle, pages, pipe, probe, proc,
     report, shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
@@ -493,6 +493,7 @@ fn boot() {
     user::start();
     module::start();
     file::start();
+    pipe::start();
     proc::start();
     kqueue::start();
     sysctl::start();
