@@ -113,8 +113,8 @@ cases "manual, installation, probes" env SYSDIR= tests/manual.sh
 cases "aiostat" tests/aiostat.sh
 attempt "guest programs" kmod/build.sh programs
 
-# The host kernel's seeds: how many, on files and on sockets, and from which on.
-seeds=${SEEDS:-1000} storms=${STORM_SEEDS:-300} first=${FIRST_SEED:-1}
+# The host kernel's seeds: how many, on files, on sockets and of reloads, and from which on.
+seeds=${SEEDS:-1000} storms=${STORM_SEEDS:-300} reloads=${RELOAD_SEEDS:-30} first=${FIRST_SEED:-1}
 
 # Cases that cannot hold in the host kernel: "program/case reason", a line each. One that holds, or
 # that no program has, fails the run.
@@ -238,6 +238,17 @@ scenario() {
 	cat build/attempt.log >>"$log"
 }
 
+# come_and_go COUNT WHERE OPTIONS...: the engine is loaded and unloaded under programs that use it, in
+# two builds, which are both there.
+come_and_go() {
+	count=$1 where=$2
+	shift 2
+	scenario "$count" "processes under which the engine comes and goes, $where" \
+	    --disk da0:2097152 --disk da1:2097152 "$@" -- \
+	    "$programs/reload" --procs 4 --reloads 8 --seed @seed --disk /dev/da0 --raw /dev/da1 \
+	    "$top/$hk/aio_rs.ko" "$top/$hk-next/aio_rs.ko"
+}
+
 # faults MOST OPTIONS...: every kind of request, with each kernel call that may fail failing at each
 # of its occurrences, or MOST of them, once and then always.
 faults() {
@@ -270,6 +281,8 @@ else
 	programs_cases disks 2 --mapped
 	programs_cases sockets 1
 	programs_cases sockets 2
+	programs_cases pipes 1
+	programs_cases pipes 2
 	no_stale_names
 	if FREEBSD=14 SYSDIR= kmod/build.sh test-modules >>"$log" 2>&1; then
 		probed "$hk"
@@ -290,6 +303,14 @@ else
 		probed "$same"
 		if [ -f "$own" ]; then
 			on_builtin "$same" "$own"
+			if SYSDIR=$vm/sys TAG=next kmod/build.sh modules >>"$log" 2>&1; then
+				packaged=$hk hk=$same
+				come_and_go "$(((reloads + 2) / 3))" "over the kernel's own AIO" \
+				    --builtin "$own" --beside
+				hk=$packaged
+			else
+				fail "modules of another version for $vm/sys"
+			fi
 		else
 			skip "no object $own: the kernel's own AIO was not run in the host kernel"
 		fi
@@ -313,6 +334,14 @@ else
 	    "$programs/disks" trouble_a_
 	scenario "$storms" "processes that read, write, cancel, shut down and end on sockets" -- \
 	    "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
+	scenario "$(((storms + 5) / 6))" "the same on pipes, which wait without a worker" -- \
+	    "$programs/storm" --pipes --procs 3 --requests 800 --each 80 --seed @seed
+	# Text that was unloaded is out of reach: who comes back to it fails the run.
+	if FREEBSD=14 SYSDIR= TAG=next kmod/build.sh modules >>"$log" 2>&1; then
+		come_and_go "$reloads" "over a kernel without AIO"
+	else
+		fail "modules of another version"
+	fi
 	faults "${FAULTS:-3}"
 	faults "${FAULTS:-3}" --mapped
 fi

@@ -54,6 +54,10 @@ struct Klds {
     next: usize,
     exports: BTreeMap<&'static str, usize>,
     loaded: Vec<Kld>,
+    /// What was unloaded, for messages about who comes back to it.
+    gone: Vec<Kld>,
+    /// Somebody loads or unloads: kld_sx.
+    busy: bool,
     /// What is being loaded, while its SYSINITs run, and the error one of them left.
     loading: Option<Kld>,
     error: c_int,
@@ -63,9 +67,25 @@ static KLDS: Held<Klds> = Held::new(Klds {
     next: AREA,
     exports: BTreeMap::new(),
     loaded: Vec::new(),
+    gone: Vec::new(),
+    busy: false,
     loading: None,
     error: 0,
 });
+
+/// Where threads wait that want to load or unload: odd, as all channels of ours.
+const CHAN: u64 = 0x4b << 56 | 1;
+
+/// One thread at a time loads or unloads.
+fn alone<R>(action: impl FnOnce() -> R) -> R {
+    while KLDS.with(|klds| std::mem::replace(&mut klds.busy, true)) {
+        sched::sleep(CHAN, false, "kld", None, || ());
+    }
+    let result = action();
+    KLDS.with(|klds| klds.busy = false);
+    sched::wakeup(CHAN, false);
+    result
+}
 
 /// Makes the area and the symbols of the kernel.
 pub fn start() {
@@ -179,6 +199,10 @@ fn say(text: &str) {
 /// # Errors
 /// One line that says what is wrong with it.
 pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
+    alone(|| load_file(name, file))
+}
+
+fn load_file(name: &str, file: &[u8]) -> Result<(), String> {
     let mut findings = Findings::new(name);
     let object = elf::parse(file, &mut findings);
     let Some(object) = object else {
@@ -192,7 +216,6 @@ pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
         return Err(findings.into_lines().join("; "));
     }
     let (kld, inits) = link(name, &object)?;
-    let start = kld.start;
     KLDS.with(|klds| {
         klds.loading = Some(kld);
         klds.error = 0;
@@ -211,11 +234,17 @@ pub fn load(name: &str, file: &[u8]) -> Result<(), String> {
         KLDS.with(|klds| klds.loaded.push(kld));
         return Ok(());
     }
-    let end = kld.end;
-    uninit(&kld);
-    probe::unloaded(start);
-    protect(start, end, libc::PROT_NONE);
+    forget(kld);
     Err(format!("{name}: its load event failed with error {error}"))
+}
+
+/// A file's last functions run, and its memory goes: whoever still comes there faults.
+fn forget(kld: Kld) {
+    uninit(&kld);
+    sysctl::assert_none_in(kld.start..kld.end);
+    probe::unloaded(kld.start);
+    protect(kld.start, kld.end, libc::PROT_NONE);
+    KLDS.with(|klds| klds.gone.push(kld));
 }
 
 /// A symbol as the kernel sees it: an address, or nothing.
@@ -388,7 +417,9 @@ fn decoded(
         Some((value as u64).wrapping_add_signed(reloc.addend))
     };
     let entries = object.relocs.iter().filter(data).flat_map(|table| &table.entries);
-    let targets: BTreeSet<u64> = entries.filter_map(target).collect();
+    // And what other modules may call.
+    let globals = kld.globals.values().map(|&at| at as u64);
+    let targets: BTreeSet<u64> = entries.filter_map(target).chain(globals).collect();
     text::decode(&kld.functions, &targets, |at, size| {
         // SAFETY: a function of the module, whose text stays as it is while it is decoded.
         unsafe { std::slice::from_raw_parts(at as *const u8, size) }
@@ -534,11 +565,15 @@ fn uninit(kld: &Kld) {
     }
 }
 
-/// kldunload(2) of a file. May sleep.
+/// kldunloadf(2) of a file; with `force` a module's wish to be left alone is ignored. May sleep.
 ///
 /// # Errors
 /// What an event handler said, as an errno; ENOENT when it is not loaded.
-pub fn unload(name: &str) -> Result<(), c_int> {
+pub fn unload(name: &str, force: bool) -> Result<(), c_int> {
+    alone(|| unload_file(name, force))
+}
+
+fn unload_file(name: &str, force: bool) -> Result<(), c_int> {
     let events = KLDS.with(|klds| {
         let kld = klds.loaded.iter().find(|kld| kld.name == name).ok_or(2)?;
         let needed =
@@ -551,6 +586,7 @@ pub fn unload(name: &str) -> Result<(), c_int> {
     for &data in &events {
         match event(data, sys::MOD_QUIESCE as c_int) {
             0 | 45 => {}
+            _ if force => {}
             code => return Err(code),
         }
     }
@@ -564,10 +600,7 @@ pub fn unload(name: &str) -> Result<(), c_int> {
         let index = klds.loaded.iter().position(|kld| kld.name == name).expect("just seen");
         klds.loaded.remove(index)
     });
-    uninit(&kld);
-    // Whoever still comes here faults.
-    probe::unloaded(kld.start);
-    protect(kld.start, kld.end, libc::PROT_NONE);
+    forget(kld);
     Ok(())
 }
 
@@ -586,11 +619,16 @@ pub fn name(number: i32) -> Option<String> {
 /// Names an address in a module.
 pub fn symbolize(at: u64) -> Option<String> {
     KLDS.try_with(|klds| {
-        let all = klds.loaded.iter().chain(klds.loading.iter());
+        let all = klds.loaded.iter().chain(klds.loading.iter()).chain(klds.gone.iter());
         let kld = all.into_iter().find(|kld| (kld.start..kld.end).contains(&(at as usize)))?;
         let (start, (name, _)) = kld.functions.range(..=at as usize).next_back()?;
         let name = rustc_demangle::demangle(name);
-        Some(format!("{name:#}+{:#x} in {}", at as usize - start, kld.name))
+        let gone = if klds.gone.iter().any(|its| its.start == kld.start) {
+            ", which was unloaded"
+        } else {
+            ""
+        };
+        Some(format!("{name:#}+{:#x} in {}{gone}", at as usize - start, kld.name))
     })
     .flatten()
 }
@@ -603,7 +641,13 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
         libc::SIGSEGV | libc::SIGBUS if (0x20_0000..AREA as u64).contains(&address) => {
             format!("access to user memory at {address:#x} past copyin(9)")
         }
-        libc::SIGSEGV | libc::SIGBUS => format!("access to {address:#x}"),
+        libc::SIGSEGV | libc::SIGBUS if rip == address => {
+            format!("a thread is where no code is, at {address:#x},")
+        }
+        libc::SIGSEGV | libc::SIGBUS => match unloaded(address) {
+            Some(name) => format!("access to {address:#x}, which was in {name} before its unload,"),
+            None => format!("access to {address:#x}"),
+        },
         signal => format!("signal {signal}"),
     };
     let mut why = format!("{what} at {}", name(rip));
@@ -614,6 +658,15 @@ pub fn fault(signal: c_int, rip: u64, address: u64, rbp: u64) -> ! {
         }
     }
     report::panic_at(&why, &[])
+}
+
+/// The file that had an address, if it was unloaded.
+fn unloaded(at: u64) -> Option<String> {
+    KLDS.try_with(|klds| {
+        let its = klds.gone.iter().find(|kld| (kld.start..kld.end).contains(&(at as usize)))?;
+        Some(its.name.clone())
+    })
+    .flatten()
 }
 
 /// Return addresses in modules, from a frame on: of the innermost call into the kernel.

@@ -426,7 +426,7 @@ fn load(args: &[String]) -> ExitCode {
             }
         }
         for (name, _) in files.iter().rev() {
-            match module::unload(name) {
+            match module::unload(name, false) {
                 Ok(()) => report::console(&format!("hostkern: unload {name}: ok\n")),
                 Err(errno) => {
                     report::console(&format!("hostkern: unload {name}: errno {errno}\n"));
@@ -615,7 +615,7 @@ fn kernel_thread(
         ));
     }
     if !options.keep_loaded && !modules.is_empty() {
-        match module::unload("aio_rs.ko") {
+        match module::unload("aio_rs.ko", false) {
             Ok(()) => report::console("hostkern: unload aio_rs.ko: ok\n"),
             Err(errno) => bad.push(format!("kldunload aio_rs failed with errno {errno}")),
         }

@@ -142,7 +142,7 @@ fn call(number: u64, args: &[u64; 8]) -> Result {
         240 => nanosleep(a(0), a(1)),
         304 => kldload(a(0)),
         306 => module::number(&file_name(&path(a(0))?)).map(|number| number as u64).ok_or(ENOENT),
-        444 => module::unload(&module::name(int(0)).ok_or(ENOENT)?).map(|()| 0).map_err(Errno),
+        444 => kldunload(int(0), int(1) == 1),
         331 => {
             sched::yield_now();
             Ok(0)
@@ -427,9 +427,15 @@ fn file_name(path: &Path) -> String {
 
 /// kldload(2): the number of the file.
 fn kldload(at: u64) -> Result {
+    if proc::uid() != 0 {
+        return Err(EPERM);
+    }
     let path = path(at)?;
     let bytes = std::fs::read(&path).map_err(|error| of_host(&error))?;
     let name = file_name(&path);
+    if module::number(&name).is_some() {
+        return Err(EEXIST);
+    }
     match imports::with_repeats(|| module::load(&name, &bytes)) {
         Ok(()) => Ok(module::number(&name).expect("just loaded") as u64),
         Err(why) => {
@@ -437,6 +443,15 @@ fn kldload(at: u64) -> Result {
             Err(ENOEXEC)
         }
     }
+}
+
+/// kldunloadf(2).
+fn kldunload(number: i32, force: bool) -> Result {
+    if proc::uid() != 0 {
+        return Err(EPERM);
+    }
+    let name = module::name(number).ok_or(ENOENT)?;
+    module::unload(&name, force).map(|()| 0).map_err(Errno)
 }
 
 fn open(at: u64, flags: i32, mode: u32) -> Result {

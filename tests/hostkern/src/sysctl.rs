@@ -22,9 +22,17 @@ struct Tree {
     next_number: c_int,
     /// Depth of sysctl_wlock.
     locked: u32,
+    /// How many threads are in the handler of a node.
+    running: BTreeMap<usize, u32>,
 }
 
-static TREE: Held<Tree> = Held::new(Tree { nodes: Vec::new(), next_number: 0x100, locked: 0 });
+static TREE: Held<Tree> =
+    Held::new(Tree { nodes: Vec::new(), next_number: 0x100, locked: 0, running: BTreeMap::new() });
+
+/// Where a thread waits that removes a node: odd, as all channels of ours.
+fn chan(oid: *mut sys::sysctl_oid) -> u64 {
+    0x4c << 56 | (oid as u64) << 1 | 1
+}
 
 /// The integers of the built-in AIO, with its defaults.
 const AIO: &[(&str, i32, bool)] = &[
@@ -241,32 +249,53 @@ pub fn add(
     )
 }
 
-/// sysctl_ctx_free(9).
+/// sysctl_ctx_free(9): nodes go one by one, the last that was added first, and each waits for the
+/// threads in its handler. Meanwhile others may still come to those that are left.
 pub fn free_context(context: *mut sys::sysctl_ctx_list) -> c_int {
     let context = context as usize;
-    let removed: Option<Vec<Node>> = TREE.with(|tree| {
+    let busy = TREE.with(|tree| {
         let goes = |node: &Node| node.contexts == [context];
-        let busy = tree.nodes.iter().filter(|node| goes(node)).any(|node| {
+        tree.nodes.iter().filter(|node| goes(node)).any(|node| {
             tree.nodes.iter().any(|child| child.parent == children(node.oid) && !goes(child))
-        });
-        if busy {
-            return None;
-        }
-        let (gone, mut left): (Vec<Node>, Vec<Node>) =
-            std::mem::take(&mut tree.nodes).into_iter().partition(goes);
-        for node in &mut left {
-            node.contexts.retain(|&its| its != context);
-        }
-        tree.nodes = left;
-        Some(gone)
+        })
     });
-    let Some(removed) = removed else { return EBUSY.0 };
-    for node in removed {
+    if busy {
+        return EBUSY.0;
+    }
+    let next = || {
+        TREE.with(|tree| {
+            let last = tree.nodes.iter().rposition(|node| node.contexts == [context])?;
+            Some(tree.nodes.remove(last))
+        })
+    };
+    while let Some(node) = next() {
+        while TREE.with(|tree| tree.running.contains_key(&(node.oid as usize))) {
+            sched::sleep(chan(node.oid), false, "oidrm", None, || ());
+        }
         // SAFETY: made by insert with a name of its own.
         unsafe { drop(CString::from_raw((*node.oid).oid_name.cast_mut())) };
         mem::free_object(node.oid);
     }
+    TREE.with(|tree| {
+        tree.nodes.iter_mut().for_each(|node| node.contexts.retain(|&its| its != context))
+    });
     0
+}
+
+/// Checks that no node leads into memory that is about to go.
+pub fn assert_none_in(gone: std::ops::Range<usize>) {
+    let found = TREE.with(|tree| {
+        let leads = |node: &&Node| {
+            // SAFETY: nodes of the tree live while they are in it.
+            let (handler, value) = unsafe { ((*node.oid).oid_handler, (*node.oid).oid_arg1) };
+            handler.is_some_and(|handler| gone.contains(&(handler as usize)))
+                || gone.contains(&(value as usize))
+        };
+        tree.nodes.iter().find(leads).map(|node| node.name.clone())
+    });
+    if let Some(name) = found {
+        report::panic(&format!("sysctl {name} leads into a module that is unloaded"));
+    }
 }
 
 pub fn lock() {
@@ -340,6 +369,9 @@ pub fn find(numbers: &[c_int]) -> Result<*mut sys::sysctl_oid, Errno> {
 }
 
 unsafe extern "C" fn old(req: *mut sys::sysctl_req, from: *const c_void, len: usize) -> c_int {
+    // It is the user's memory, which is not wired.
+    sched::may_sleep("SYSCTL_OUT(9)");
+    sched::point();
     // SAFETY: the request is made by `access`, whose buffer has oldlen bytes.
     unsafe {
         let req = &mut *req;
@@ -387,8 +419,7 @@ pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Resu
     if name.ends_with(WIRED) {
         set(name, vm::wired() as i32);
     }
-    // SAFETY: nodes of the tree live while they are in it; removal waits for nobody here because
-    // a handler is one kernel call of one thread.
+    // SAFETY: nodes of the tree live while they are in it.
     let (kind, handler, arg1, arg2) =
         unsafe { ((*oid).oid_kind, (*oid).oid_handler, (*oid).oid_arg1, (*oid).oid_arg2) };
     let Some(handler) = handler else { return Err(crate::errno::EISDIR) };
@@ -410,8 +441,22 @@ pub fn access(name: &str, room: usize, value: Option<&[u8]>, root: bool) -> Resu
         req.newlen = value.len();
     }
     // A leaf's handler gets itself, or for CTLTYPE_NODE handlers the rest of the name, which none has.
-    // SAFETY: the leaf's own handler and arguments.
-    let code = unsafe { handler(oid, arg1, arg2, &mut req) };
+    TREE.with(|tree| *tree.running.entry(oid as usize).or_insert(0) += 1);
+    // SAFETY: the leaf's own handler and arguments; its removal waits for us.
+    let code = unsafe { sched::in_module(|| handler(oid, arg1, arg2, &mut req)) };
+    let last = TREE.with(|tree| {
+        let running = tree.running.get_mut(&(oid as usize)).expect("counted above");
+        *running -= 1;
+        let last = *running == 0;
+        if last {
+            tree.running.remove(&(oid as usize));
+        }
+        last
+    });
+    if last {
+        sched::wakeup(chan(oid), false);
+    }
+    sched::assert_no_locks("a sysctl's handler");
     if code != 0 && !(code == ENOMEM.0 && room == 0) {
         return Err(Errno(code));
     }

@@ -18,6 +18,7 @@
 #include <sys/protosw.h>
 #include <sys/socket.h>
 #include <sys/socketvar.h>
+#include <sys/sysctl.h>
 #include <sys/ucred.h>
 #include <sys/uio.h>
 #include <vm/vm.h>
@@ -62,6 +63,8 @@ enum {
 	NO_PROCESS_LOCK,
 	FOREIGN_UIO,
 	HANDLER_TWICE,
+	COMES_BACK,
+	SYSCTL_STAYS,
 	LOST_UPDATE,
 	NO_LOST_UPDATE,
 };
@@ -70,8 +73,9 @@ MALLOC_DEFINE(M_ONE, "planted one", "test");
 MALLOC_DEFINE(M_TWO, "planted two", "test");
 
 static struct mtx first, second;
+static int stays;
 
-#if PLANTED >= 34
+#if PLANTED >= 36
 /*
  * Two processes that count at once, without a kernel call in between: with LOST_UPDATE by loads and
  * stores, with NO_LOST_UPDATE by locked instructions.
@@ -120,6 +124,17 @@ count(void)
 }
 #endif
 
+#if PLANTED == 34
+/* Sleeps until the module is gone, and returns to it. */
+static void
+come_back(void *argument)
+{
+
+	pause_sbt("back", SBT_1S / 10, 0, 0);
+	kproc_exit(0);
+}
+#endif
+
 static void
 handler(void *argument, struct proc *p)
 {
@@ -135,6 +150,9 @@ plant(void)
 	eventhandler_tag tag;
 	struct iovec iov;
 	struct uio uio;
+#if PLANTED == 34
+	struct proc *p;
+#endif
 	uint32_t words[2];
 	int error;
 
@@ -273,7 +291,7 @@ plant(void)
 	case NO_SOCKET:
 		sorele_locked((struct socket *)&first);
 		break;
-#if PLANTED >= 34
+#if PLANTED >= 36
 	case LOST_UPDATE:
 	case NO_LOST_UPDATE:
 		count();
@@ -295,6 +313,15 @@ plant(void)
 		tag = EVENTHANDLER_REGISTER(process_exit, handler, NULL, EVENTHANDLER_PRI_ANY);
 		EVENTHANDLER_DEREGISTER(process_exit, tag);
 		EVENTHANDLER_DEREGISTER(process_exit, tag);
+		break;
+#if PLANTED == 34
+	case COMES_BACK:
+		kproc_create(come_back, NULL, &p, 0, 0, "back");
+		break;
+#endif
+	case SYSCTL_STAYS:
+		SYSCTL_ADD_INT(NULL, SYSCTL_STATIC_CHILDREN(_vfs), OID_AUTO, "planted",
+		    CTLFLAG_RD, &stays, 0, "");
 		break;
 	}
 }

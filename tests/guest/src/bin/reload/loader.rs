@@ -3,12 +3,12 @@
 
 use crate::{Counter, WITH_VALUE, bad};
 use core::ffi::CStr;
-use guest::errno::EBUSY;
+use guest::errno::{EBUSY, ENOSYS};
 use guest::out::Text;
 use guest::rng::Rng;
 use guest::sysctl::served;
 use guest::time::{ms_since, now, sleep_ms};
-use guest::{Args, kld, println, sys};
+use guest::{Args, Result, aio, kld, println, sys};
 
 /// The longest that a load lasts while nobody uses it.
 const UNUSED_MS: u64 = 2_000;
@@ -19,8 +19,25 @@ const REFUSED_MS: u64 = 60_000;
 /// The most modules.
 const MODULES: usize = 4;
 
-/// Loads and unloads as often as asked, or until somebody says that something is wrong.
-pub fn run(args: Args) -> i32 {
+/// Unloads what is loaded, and finds out whether there is AIO without it. Returns whether the engine is
+/// to be there in the end.
+///
+/// # Errors
+/// Those of kldunload(2).
+pub fn begin() -> Result<bool> {
+    let found = kld::find(c"aio_rs.ko").ok();
+    if let Some(number) = found {
+        kld::unload(number, false)?;
+    }
+    // A mode that is none: whoever is there says EINVAL.
+    let alone = aio::listio(-1, 0, 0, 0) == Err(ENOSYS);
+    Counter::Alone.put(u64::from(alone));
+    Ok(found.is_some() || alone)
+}
+
+/// Loads and unloads as often as asked, or until somebody says that something is wrong; `restore`s the
+/// first module then.
+pub fn run(args: Args, restore: bool) -> i32 {
     let reloads = args.number(c"--reloads", 50);
     let limit = args.number(c"--seconds", 600) * 1000;
     let mut rng = Rng::new(args.number(c"--seed", 1) ^ 0x10ad);
@@ -44,6 +61,10 @@ pub fn run(args: Args) -> i32 {
             shown = (turn + 1) * 10 / reloads;
             println!("reload: {} of {reloads}, {} refused", turn + 1, Counter::Refused.get());
         }
+    }
+    if restore && let Err(error) = kld::load(modules[0]) {
+        bad(format_args!("kldload in the end: {error}"));
+        return 1;
     }
     0
 }

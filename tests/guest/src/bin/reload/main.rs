@@ -13,7 +13,10 @@
 //!
 //! Works in the current directory, and on the disks named by `--disk` and `--raw`, of which it
 //! overwrites the first [`life::DISK_EACH`] bytes per process. `--seed 1` chooses the steps. Run it
-//! as root, with the gate loaded and the engine not.
+//! as root, with the gate loaded. An engine that is loaded goes first, and one is loaded in the end.
+//!
+//! A kernel may have no AIO but the engine's: it says ENOSYS while none is loaded. Then a step waits
+//! for the engine, and a thread that waits without a request may be told so too.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
@@ -48,6 +51,8 @@ guest::counters! {
     Stop,
     /// No new step is to begin.
     Calm,
+    /// There is no built-in AIO: without the engine calls are ENOSYS.
+    Alone,
     /// Unloads, and how many were refused.
     Reloads,
     Refused,
@@ -95,7 +100,8 @@ fn supervise(args: Args) -> Result<i32> {
     }
     COUNTERS.map_file(IN_FILE, sys::O_CREAT | sys::O_TRUNC)?;
     let start = now();
-    let loader = start_loader(args)?;
+    let restore = loader::begin()?;
+    let loader = start_loader(args, restore)?;
     let mut table = [0; PROCS];
     let (mut lives, mut killed, mut loads) = (0u64, 0u64, true);
     let (mut last, mut moved) = (0, now());
@@ -171,9 +177,9 @@ fn supervise(args: Args) -> Result<i32> {
     Ok(i32::from(!good))
 }
 
-fn start_loader(args: Args) -> Result<i32> {
+fn start_loader(args: Args, restore: bool) -> Result<i32> {
     match sys::fork()? {
-        Fork::Child => sys::exit(loader::run(args)),
+        Fork::Child => sys::exit(loader::run(args, restore)),
         Fork::Parent(pid) => Ok(pid),
     }
 }
