@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Which basic blocks of the modules were reached, in one run or many.
 //!
-//! A file of it has a line for each block: whether it was reached, whether it is an assertion that
-//! failed, the module, where the block and its function begin in the module, and the function's name.
+//! A file of it has a line for each block: whether it was reached, whether an assertion fails there,
+//! the module, where the block and its function begin in the module, and the function's name.
+//!
+//! An edge is a line of the source that must have been reached: a rare thing that has a name.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -88,6 +90,76 @@ impl Coverage {
         })
     }
 
+    /// Whether the block with this code was reached; `None`: there is none that counts.
+    fn reached(&self, file: &str, at: u64) -> Option<bool> {
+        let key = (file.to_owned(), at);
+        let ((its, _), block) = self.0.range(..=key).next_back()?;
+        (its == file && !block.asserts).then_some(block.reached)
+    }
+
+    /// A line for each edge, and how many were not reached. `lines` has the code of a source line, by
+    /// module.
+    ///
+    /// A row of the list is `NAME | any | FILE | AFTER | TEXT`: the edge is the first line with the text
+    /// at or after the only one with AFTER, of which any block was reached, or, with `all`, every one.
+    ///
+    /// # Errors
+    /// What is wrong with the list.
+    pub fn edges(
+        &self,
+        list: &str,
+        source: impl Fn(&str) -> Option<String>,
+        lines: &BTreeMap<String, Lines>,
+    ) -> Result<(Vec<String>, usize), String> {
+        let mut edges = Vec::new();
+        let mut missed = 0;
+        for row in list.lines().filter(|row| !row.is_empty() && !row.starts_with('#')) {
+            let fields: Vec<&str> = row.split(" | ").collect();
+            let [name, which, path, after, text] = fields[..] else {
+                return Err(format!("no edge: {row}"));
+            };
+            let whole = source(path).ok_or_else(|| format!("{path} cannot be read"))?;
+            let numbered = || whole.lines().zip(1..).filter(|(line, _)| line.contains(after));
+            let [from] = numbered().map(|(_, line)| line).collect::<Vec<usize>>()[..] else {
+                return Err(format!("{path} has {} lines with: {after}", numbered().count()));
+            };
+            let line = whole.lines().zip(1..).skip(from - 1).find(|(line, _)| line.contains(text));
+            let line =
+                line.ok_or_else(|| format!("{path} has no such line after {from}: {text}"))?.1;
+            let code = |file: &str, its: &Lines| -> Vec<bool> {
+                let at = its.get(&(path.to_owned(), line));
+                at.into_iter().flatten().filter_map(|&at| self.reached(file, at)).collect()
+            };
+            let blocks: Vec<bool> = lines.iter().flat_map(|(file, its)| code(file, its)).collect();
+            let reached = match which {
+                _ if blocks.is_empty() => {
+                    return Err(format!("{path}:{line} has no code: {text}"));
+                }
+                "any" => blocks.contains(&true),
+                "all" => !blocks.contains(&false),
+                _ => return Err(format!("neither any nor all: {row}")),
+            };
+            missed += usize::from(!reached);
+            let how = if reached { "reached" } else { "NOT REACHED" };
+            edges.push(format!("  edge {how}: {name} ({path}:{line})"));
+        }
+        Ok((edges, missed))
+    }
+
+    /// The lines of the source each module has code of, from its file with debug information.
+    pub fn lines(&self, dir: &Path) -> BTreeMap<String, Lines> {
+        let of = |file: &str| {
+            let output = Command::new("objdump")
+                .arg("--dwarf=decodedline")
+                .arg(dir.join(file.replace(".ko", ".full")))
+                .stderr(Stdio::null())
+                .output();
+            let bytes = output.map(|output| output.stdout).unwrap_or_default();
+            read_lines(&String::from_utf8_lossy(&bytes))
+        };
+        self.files().into_iter().map(|file| (file.to_owned(), of(file))).collect()
+    }
+
     fn files(&self) -> Vec<&str> {
         let mut files: Vec<&str> = self.0.keys().map(|(file, _)| file.as_str()).collect();
         files.dedup();
@@ -118,7 +190,7 @@ impl Coverage {
             let whole = functions.values().filter(|(all, missed)| missed.len() == *all).count();
             let failed = self.0.iter().filter(|((its, _), block)| its == file && block.asserts);
             lines.push(format!(
-                "{file}: {}; {} functions, {whole} never entered; {} assertions not counted",
+                "{file}: {}; {} functions, {whole} never entered; {} blocks of assertions that fail not counted",
                 percent(self.counts(Some(file))),
                 functions.len(),
                 failed.count()
@@ -140,6 +212,29 @@ impl Coverage {
         lines.push(format!("coverage: {}", percent(self.counts(None))));
         lines
     }
+}
+
+/// Where the code of a line is, by path and line.
+pub type Lines = BTreeMap<(String, usize), Vec<u64>>;
+
+/// Reads binutils' table of lines: a path before what is of it, then a line for each piece of code.
+fn read_lines(text: &str) -> Lines {
+    let mut lines = Lines::new();
+    let mut path = "";
+    for line in text.lines() {
+        if let Some(its) = line.strip_suffix(':') {
+            path = its.strip_prefix("./").unwrap_or(its);
+            continue;
+        }
+        let mut words = line.split_whitespace().skip(1);
+        let number = words.next().and_then(|word| word.parse().ok());
+        let at = words.next().and_then(|word| word.strip_prefix("0x"));
+        let at = at.and_then(|word| u64::from_str_radix(word, 16).ok());
+        if let (Some(number), Some(at)) = (number, at) {
+            lines.entry((path.to_owned(), number)).or_default().push(at);
+        }
+    }
+    lines
 }
 
 /// Source places of offsets in a module, by binutils' addr2line from the file with its debug
@@ -222,6 +317,35 @@ mod tests {
         assert_eq!(places[&0x10], "src/b.rs:2 in src/c.rs:3");
         assert_eq!(places[&0x20], "");
         assert_eq!(places.len(), 2);
+    }
+
+    #[test]
+    fn code_is_found_by_its_line() {
+        let lines = read_lines(
+            "Contents of the .debug_line section:\n\n./src/b.rs:\nFile name  Line number  Starting address\n\
+             b.rs   77   0x11   x\n\n/rust/src/b.rs:\nsrc/b.rs  77  0x20  1  x\n",
+        );
+        assert_eq!(lines[&("src/b.rs".to_owned(), 77)], [0x11]);
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn edges_are_lines_that_were_reached() {
+        let line = |line: usize, at: &[u64]| (("src/b.rs".to_owned(), line), at.to_vec());
+        let lines = Lines::from([line(2, &[0x11]), line(3, &[0x1f]), line(5, &[0x11, 0x1f])]);
+        let lines = BTreeMap::from([("a.ko".to_owned(), lines)]);
+        let source = |_: &str| Some("f\nx one\ny two\nz\nboth\ntwo\n".to_owned());
+        let edges = |list: &str| some().edges(list, source, &lines);
+        let list = "# A list.\n\nA | any | src/b.rs | f | one\nB | any | src/b.rs | x | two\n";
+        let (text, missed) = edges(list).unwrap();
+        assert_eq!(text, ["  edge reached: A (src/b.rs:2)", "  edge NOT REACHED: B (src/b.rs:3)"]);
+        assert_eq!(missed, 1);
+        assert_eq!(edges("A | any | src/b.rs | f | both").unwrap().1, 0);
+        assert_eq!(edges("A | all | src/b.rs | f | both").unwrap().1, 1);
+        let wrong = |list: &str| edges(list).unwrap_err();
+        assert_eq!(wrong("A | any | src/b.rs | two | two"), "src/b.rs has 2 lines with: two");
+        assert_eq!(wrong("A | any | src/b.rs | z | one"), "src/b.rs has no such line after 4: one");
+        assert_eq!(wrong("A | any | src/b.rs | f | z"), "src/b.rs:4 has no code: z");
     }
 
     #[test]

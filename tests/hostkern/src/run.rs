@@ -24,7 +24,7 @@ usage: hostkern run --modules DIR [--seed N] [--policy POLICY] [--preempt N] [--
        hostkern seeds --modules DIR --first N --count N [--jobs N] [--recheck N] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern faults --modules DIR [--jobs N] [--most N] [--only CALL] [--stop] -- PROGRAM [ARG...] [-- PROGRAM...]
        hostkern shrink [options of run] [--record FILE] [--jobs N] [--most TRIES] -- PROGRAM [ARG...] [-- PROGRAM...]
-       hostkern coverage [--symbols DIR] FILE...
+       hostkern coverage [--symbols DIR [--edges LIST]] FILE...
        hostkern load [--seed N] [--preempt N] KO...
        hostkern functions
 
@@ -43,7 +43,8 @@ seeds  does so for many seeds; every --recheck'th twice, which must give the sam
        until one fails.
 faults runs the programs once, and then once for each kernel call that may fail, at each occurrence of
        it (at most --most of them) once, and from there on always; `run --fail NAME:N[:always]` repeats one.
-coverage says what such files have; with --symbols, where the modules' .full are, by line.
+coverage says what such files have; with --symbols, where the modules' .full are, by line; with --edges
+       whether the lines of a list were reached, which fails when one was not.
 shrink makes a run that fails, and looks for the shortest list of decisions with which it fails in the
        same way; the list is in --record's file, or seed-N.decisions.
 ";
@@ -371,6 +372,10 @@ fn covered(args: &[String]) -> ExitCode {
         [option, dir, files @ ..] if option == "--symbols" => (Some(PathBuf::from(dir)), files),
         files => (None, files),
     };
+    let (edges, files) = match files {
+        [option, list, files @ ..] if option == "--edges" => (Some(list), files),
+        files => (None, files),
+    };
     let mut all = Coverage::new();
     for file in files {
         match std::fs::read_to_string(file) {
@@ -384,7 +389,23 @@ fn covered(args: &[String]) -> ExitCode {
     for line in all.report(symbols.as_deref()) {
         println!("{line}");
     }
-    ExitCode::SUCCESS
+    let (Some(list), Some(dir)) = (edges, &symbols) else { return ExitCode::SUCCESS };
+    let found = std::fs::read_to_string(list).map_err(|error| error.to_string());
+    let found = found.and_then(|list| {
+        all.edges(&list, |path| std::fs::read_to_string(path).ok(), &all.lines(dir))
+    });
+    match found {
+        Ok((lines, missed)) => {
+            let count = lines.len();
+            lines.iter().for_each(|line| println!("{line}"));
+            println!("edges: {} of {count} reached", count - missed);
+            if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("hostkern: {list}: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Only loads and unloads modules.

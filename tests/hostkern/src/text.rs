@@ -19,8 +19,20 @@ pub struct Block {
     pub start: u64,
     /// The function's index.
     pub function: usize,
-    /// It ends in an undefined instruction: an assertion that failed.
+    /// An assertion failed, or has to from here on: it ends in an undefined instruction, or all that can
+    /// follow does, or it is of a function that is called from such blocks only.
     pub asserts: bool,
+}
+
+/// A block, while it is not known which assert.
+struct Found {
+    start: u64,
+    function: usize,
+    asserts: bool,
+    /// Where it may go on in its function; `None`: anywhere, or out of it.
+    next: Option<Vec<u64>>,
+    /// What of the text it calls, jumps to or takes the address of.
+    names: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +61,7 @@ pub fn decode<'a>(
     bytes: impl Fn(usize, usize) -> &'a [u8],
 ) -> Text {
     let mut text = Text::default();
+    let mut found = Vec::new();
     for (&start, (name, size)) in functions.iter().filter(|(_, (_, size))| *size > 0) {
         let (start, end) = (start as u64, start as u64 + size);
         let function = text.functions.len();
@@ -62,19 +75,62 @@ pub fn decode<'a>(
             }
             text.instructions.push(i.ip());
         }
-        text.blocks.extend(
-            blocks(&list, start, end, targets).into_iter().map(|(start, asserts)| Block {
-                start,
-                function,
-                asserts,
-            }),
-        );
+        found.extend(blocks(&list, function, start, end, targets));
     }
+    spread(&mut found, &text.functions, targets);
+    text.blocks = found
+        .into_iter()
+        .map(|Found { start, function, asserts, .. }| Block { start, function, asserts })
+        .collect();
     text
 }
 
-/// Where the blocks of one function begin, and whether they end in an undefined instruction.
-fn blocks(list: &[Instruction], start: u64, end: u64, targets: &BTreeSet<u64>) -> Vec<(u64, bool)> {
+/// Finds the blocks from which an assertion has to fail.
+fn spread(found: &mut [Found], functions: &[Function], targets: &BTreeSet<u64>) {
+    let index: BTreeMap<u64, usize> =
+        found.iter().enumerate().map(|(index, block)| (block.start, index)).collect();
+    // Who names a function, by block.
+    let mut named: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    let starts: BTreeMap<u64, usize> =
+        functions.iter().enumerate().map(|(index, its)| (its.start, index)).collect();
+    for (at, block) in found.iter().enumerate() {
+        for name in block.names.iter().filter(|name| starts.contains_key(name)) {
+            let own = starts.get(name) == Some(&block.function);
+            named.entry(*name).or_default().extend((!own).then_some(at));
+        }
+    }
+    loop {
+        let before = found.iter().filter(|block| block.asserts).count();
+        for at in 0..found.len() {
+            let doomed = found[at].next.as_ref().is_some_and(|next| {
+                !next.is_empty()
+                    && next.iter().all(|to| index.get(to).is_some_and(|&to| found[to].asserts))
+            });
+            found[at].asserts |= doomed;
+        }
+        let only_then: BTreeSet<usize> = named
+            .iter()
+            .filter(|(start, by)| !targets.contains(start) && !by.is_empty())
+            .filter(|(_, by)| by.iter().all(|&at| found[at].asserts))
+            .filter_map(|(start, _)| starts.get(start).copied())
+            .collect();
+        for block in found.iter_mut().filter(|block| only_then.contains(&block.function)) {
+            block.asserts = true;
+        }
+        if found.iter().filter(|block| block.asserts).count() == before {
+            return;
+        }
+    }
+}
+
+/// The blocks of one function.
+fn blocks(
+    list: &[Instruction],
+    function: usize,
+    start: u64,
+    end: u64,
+    targets: &BTreeSet<u64>,
+) -> Vec<Found> {
     let mut leaders: BTreeSet<u64> = targets.range(start..end).copied().collect();
     leaders.insert(start);
     for i in list {
@@ -106,9 +162,38 @@ fn blocks(list: &[Instruction], start: u64, end: u64, targets: &BTreeSet<u64>) -
                 last += 1;
             }
             let asserts = list.get(last).is_some_and(|i| i.mnemonic() == Mnemonic::Ud2);
-            Some((leader, asserts))
+            let all = &list[first..list.len().min(last + 1)];
+            let next = all.last().and_then(|i| match i.flow_control() {
+                FlowControl::ConditionalBranch => Some(vec![i.near_branch_target(), i.next_ip()]),
+                FlowControl::UnconditionalBranch => Some(vec![i.near_branch_target()]),
+                FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {
+                    Some(vec![i.next_ip()])
+                }
+                _ => None,
+            });
+            let names = all.iter().flat_map(named).collect();
+            Some(Found { start: leader, function, asserts, next, names })
         })
         .collect()
+}
+
+/// The addresses an instruction has in it.
+fn named(i: &Instruction) -> Vec<u64> {
+    let mut names = Vec::new();
+    for operand in 0..i.op_count() {
+        match i.op_kind(operand) {
+            OpKind::NearBranch64 => names.push(i.near_branch_target()),
+            OpKind::Memory if i.is_ip_rel_memory_operand() => {
+                names.push(i.ip_rel_memory_address());
+            }
+            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => {
+                names.push(i.immediate(operand));
+            }
+            OpKind::Memory => names.push(i.memory_displacement64()),
+            _ => {}
+        }
+    }
+    names
 }
 
 #[cfg(test)]
@@ -159,6 +244,41 @@ mod tests {
         assert_eq!(starts(&text), [0, 7, 8]);
         let asserts: Vec<bool> = text.blocks.iter().map(|block| block.asserts).collect();
         assert_eq!(asserts, [false, false, true]);
+    }
+
+    /// Two functions, of so many bytes; the first calls the second.
+    fn asserting(code: &'static [u8], first: usize, targets: &[u64]) -> Vec<bool> {
+        let size = |from: usize, to: usize| (to - from) as u64;
+        let functions = BTreeMap::from([
+            (0x1000, ("f".to_owned(), size(0, first))),
+            (0x1000 + first, ("g".to_owned(), size(first, code.len()))),
+        ]);
+        let targets = targets.iter().copied().collect();
+        let text = decode(&functions, &targets, |at, size| &code[at - 0x1000..at - 0x1000 + size]);
+        text.blocks.iter().map(|block| block.asserts).collect()
+    }
+
+    #[test]
+    fn what_only_leads_to_an_assertion_asserts() {
+        // test edi, edi; je +1; ret; test esi, esi; je +2; ud2; ud2
+        let text = text_of(
+            &[0x85, 0xff, 0x74, 0x01, 0xc3, 0x85, 0xf6, 0x74, 0x02, 0x0f, 0x0b, 0x0f, 0x0b],
+            &[],
+        );
+        let asserts: Vec<bool> = text.blocks.iter().map(|block| block.asserts).collect();
+        assert_eq!(asserts, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn a_function_that_only_assertions_call_asserts() {
+        // f: je +1; ret; call g; ud2.  g: ret
+        const CODE: &[u8] = &[0x74, 0x01, 0xc3, 0xe8, 2, 0, 0, 0, 0x0f, 0x0b, 0xc3];
+        assert_eq!(asserting(CODE, 10, &[]), [false, false, true, true]);
+        // Somebody else may call it by its address.
+        assert_eq!(asserting(CODE, 10, &[0x100a]), [false, false, true, false]);
+        // f: je +1; ret; call g; ret.  g: ret
+        const PLAIN: &[u8] = &[0x74, 0x01, 0xc3, 0xe8, 1, 0, 0, 0, 0xc3, 0xc3];
+        assert_eq!(asserting(PLAIN, 9, &[]), [false, false, false, false]);
     }
 
     #[test]
