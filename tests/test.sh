@@ -336,6 +336,9 @@ else
 	    "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
 	scenario "$(((storms + 5) / 6))" "the same on pipes, which wait without a worker" -- \
 	    "$programs/storm" --pipes --procs 3 --requests 800 --each 80 --seed @seed
+	scenario "$(((storms + 9) / 10))" "settings and statistics, and descriptors that go under requests" \
+	    --disk da0:2097152 -- "$programs/churn" --seconds 1 --procs 2 --threads 2 --seed @seed \
+	    --disk /dev/da0 --settings --pipes
 	# Text that was unloaded is out of reach: who comes back to it fails the run.
 	if FREEBSD=14 SYSDIR= TAG=next kmod/build.sh modules >>"$log" 2>&1; then
 		come_and_go "$reloads" "over a kernel without AIO"

@@ -2,11 +2,13 @@
 //! What requests lean on goes away under them: kqueues, sockets and processes are replaced at random
 //! by threads that know nothing of each other, and with `--settings` so are all limits and switches.
 //!
-//! `churn [--seconds 20] [--procs 4] [--threads 3] [--seed 1] [--disk DEVICE] [--settings]` works in
-//! the current directory and overwrites the first 64 KiB of the disk. Descriptors have fixed
+//! `churn [--seconds 20] [--procs 4] [--threads 3] [--seed 1] [--disk DEVICE] [--settings] [--pipes]`
+//! works in the current directory and overwrites the first 64 KiB of the disk. Descriptors have fixed
 //! numbers, and dup2(2) closes what another thread uses. A process ends with requests in flight, by
-//! exit, exec or SIGKILL. Every setting takes negative values, 0 and huge ones, and its own again in
-//! the end. It prints counts, and exits 1 when a read of the unchanging file was wrong, when an errno
+//! exit, exec or SIGKILL. What the engine works out when it is asked is read meanwhile. Every setting
+//! takes negative values, 0 and huge ones, and its own again in the end. With `--pipes`, for our engine,
+//! half of the pairs are no sockets; `vfs.aio.enable_unsafe` stays as it is then, for a worker would
+//! wait for a pipe for ever. It prints counts, and exits 1 when a read of the unchanging file was wrong, when an errno
 //! came that the call does not have, or when two minutes brought nothing.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
@@ -46,8 +48,8 @@ const DATA: i32 = 60;
 const OWN: i32 = 61;
 const DISK: i32 = 62;
 
-/// All that may be set, of both engines.
-const SETTINGS: [&str; 15] = [
+/// All that may be set, of both engines; the first is [`UNSAFE`].
+const SETTINGS: [&str; 16] = [
     "vfs.aio.enable_unsafe",
     "vfs.aio.unsafe_warningcnt",
     "vfs.aio.max_aio_procs",
@@ -58,11 +60,32 @@ const SETTINGS: [&str; 15] = [
     "vfs.aio.max_aio_queue_per_proc",
     "vfs.aio.max_buf_aio",
     "vfs.aio.rs.inline",
+    "vfs.aio.rs.park",
     "vfs.aio.rs.split",
     "vfs.aio.rs.flush",
     "vfs.aio.rs.lio_empty_kevent",
     "vfs.aio.rs.latency",
     "vfs.aio.rs.queue.peak",
+];
+
+const UNSAFE: usize = 0;
+
+/// What the engine works out, or adds up, when it is asked.
+const STATISTICS: [&str; 14] = [
+    "vfs.aio.rs.processes",
+    "vfs.aio.rs.served",
+    "vfs.aio.rs.version",
+    "vfs.aio.rs.num_procs",
+    "vfs.aio.rs.queue.waiting",
+    "vfs.aio.rs.queue.running",
+    "vfs.aio.rs.queue.done",
+    "vfs.aio.rs.queue.peak",
+    "vfs.aio.rs.workers.idle",
+    "vfs.aio.rs.workers.starting",
+    "vfs.aio.rs.list.requests",
+    "vfs.aio.rs.read.submitted",
+    "vfs.aio.rs.read.queue_us",
+    "vfs.aio.rs.socket_read.failed.canceled",
 ];
 
 guest::program!(run);
@@ -76,6 +99,7 @@ guest::counters! {
     Checked,
     Events,
     Set,
+    Read,
     Stop,
     Bad,
 }
@@ -120,6 +144,7 @@ fn supervise(args: Args) -> Result<i32> {
     let limit = args.number(c"--seconds", 20) * 1000;
     COUNTERS.map()?;
     make_data()?;
+    PIPES.store(usize::from(args.has(c"--pipes")), SeqCst);
     let (start, before) = (now(), served());
     let setter = match args.has(c"--settings") {
         true => Some(sys::fork()?),
@@ -175,7 +200,7 @@ fn supervise(args: Args) -> Result<i32> {
     let _ = sys::unlink(c"data");
     let rise = before.zip(served()).map(|(before, after)| after.wrapping_sub(before));
     println!(
-        "churn: lives={lives} calls={} accepted={} refused={} collected={} checked={} events={} set={} served={} bad={}",
+        "churn: lives={lives} calls={} accepted={} refused={} collected={} checked={} events={} set={} read={} served={} bad={}",
         Counter::Calls.get(),
         Counter::Accepted.get(),
         Counter::Refused.get(),
@@ -183,6 +208,7 @@ fn supervise(args: Args) -> Result<i32> {
         Counter::Checked.get(),
         Counter::Events.get(),
         Counter::Set.get(),
+        Counter::Read.get(),
         Maybe(rise),
         Counter::Bad.get(),
     );
@@ -209,6 +235,9 @@ fn set_at_random(seed: u64) -> i32 {
     };
     while Counter::Stop.get() == 0 {
         let index = rng.below(SETTINGS.len() as u64) as usize;
+        if index == UNSAFE && PIPES.load(SeqCst) != 0 {
+            continue;
+        }
         let values = [i32::MIN, -1, 0, 1, 2, i32::MAX, rng.next() as i32, own[index].unwrap_or(1)];
         // A limit below the least that makes sense may be refused.
         let _ = sysctl::set(SETTINGS[index], values[rng.below(values.len() as u64) as usize]);
@@ -227,6 +256,8 @@ static MEMORY: AtomicUsize = AtomicUsize::new(0);
 static SEED: AtomicU64 = AtomicU64::new(0);
 static STEPS: AtomicU64 = AtomicU64::new(0);
 static HAS_DISK: AtomicUsize = AtomicUsize::new(0);
+/// Whether pairs may be pipes.
+static PIPES: AtomicUsize = AtomicUsize::new(0);
 
 /// For each slot: 0 free, 1 being dealt with, 2 in flight; and the block it reads, or !0.
 static STATE: [AtomicU64; THREADS * SLOTS] = [const { AtomicU64::new(0) }; THREADS * SLOTS];
@@ -250,8 +281,11 @@ fn new_kqueue(rng: &mut Rng) -> Result<()> {
     place(sys::kqueue()?, KQUEUES.0 + rng.below(KQUEUES.1 as u64) as i32)
 }
 
-fn new_sockets(pair: i32) -> Result<()> {
-    let (here, there) = net::pair(SOCK_STREAM)?;
+fn new_pair(pair: i32, rng: &mut Rng) -> Result<()> {
+    let (here, there) = match PIPES.load(SeqCst) != 0 && rng.one_in(2) {
+        true => sys::pipe()?,
+        false => net::pair(SOCK_STREAM)?,
+    };
     sys::set_nonblocking(there)?;
     place(here, SOCKETS.0 + 2 * pair)?;
     place(there, SOCKETS.0 + 2 * pair + 1)
@@ -264,7 +298,7 @@ fn live(threads: usize, index: usize, seed: u64, disk: Option<&CStr>) -> Result<
         place(sys::kqueue()?, KQUEUES.0 + kqueue)?;
     }
     for pair in 0..SOCKETS.1 / 2 {
-        new_sockets(pair)?;
+        new_pair(pair, &mut rng)?;
     }
     place(sys::open(c"data", sys::O_RDONLY, 0)?, DATA)?;
     let own = Path::of(format_args!("own{index}"));
@@ -308,11 +342,20 @@ fn work(thread: usize) {
             56..66 => events(&mut rng),
             66..76 => cancel(thread, &mut rng),
             76..84 => new_kqueue(&mut rng),
-            84..88 => new_sockets(rng.below(SOCKETS.1 as u64 / 2) as i32),
+            84..88 => new_pair(rng.below(SOCKETS.1 as u64 / 2) as i32, &mut rng),
             88..95 => move_bytes(&mut rng),
-            95..97 => child(&mut rng),
+            // A setting may have filled the process table with workers.
+            95..97 => match child(&mut rng) {
+                Err(EAGAIN) => Ok(()),
+                other => other,
+            },
             97 => {
-                sys::sysctlbyname("vfs.aio.rs.processes", &mut [0; 512], &[]).map(|_| ()).or(Ok(()))
+                let name = STATISTICS[rng.below(STATISTICS.len() as u64) as usize];
+                // The built-in has none, and what is too long for the buffer is an error too.
+                if sys::sysctlbyname(name, &mut [0; 512], &[]).is_ok() {
+                    Counter::Read.add(1);
+                }
+                Ok(())
             }
             _ => {
                 sleep_ms(1);
@@ -492,7 +535,7 @@ fn move_bytes(rng: &mut Rng) -> Result<()> {
 fn child(rng: &mut Rng) -> Result<()> {
     if rng.one_in(2) {
         let Some(pid) = sys::fork_with_descriptors_shared()? else {
-            let _ = new_kqueue(rng).and_then(|()| new_sockets(0));
+            let _ = new_kqueue(rng).and_then(|()| new_pair(0, rng));
             sys::exit(0)
         };
         return reap(pid);
