@@ -320,7 +320,9 @@ fn a_write_that_waits_learns_that_the_reader_goes(test: &Test) -> Outcome {
         same(test.collect(first)?, Err(EPIPE), "a write that waited")?;
         same(test.collect(second)?, Err(EPIPE), "another")
     })?;
-    same(sys::signals(), 4, "SIGPIPE")
+    // One that is pending when the next is posted is one with it: a pipe's two may be.
+    check!((2..=4).contains(&sys::signals()), "{} of SIGPIPE", sys::signals());
+    Ok(())
 }
 
 fn a_write_in_part_before_the_reader_goes_is_short(test: &Test) -> Outcome {
@@ -526,7 +528,11 @@ fn many_large_writers_do_not_catch_a_worker(test: &Test) -> Outcome {
             let count = sys::read(from, &mut bytes).must("read")?;
             check!(count > 0, "the end");
             left -= count;
-            if aio::error(cb.addr()) != Ok(EINPROGRESS.0) && SHARED[2].load(SeqCst) < 2 * ROUNDS {
+            // Where ours always comes first, the rivals wait until there is no more of it.
+            if aio::error(cb.addr()) != Ok(EINPROGRESS.0)
+                && SHARED[2].load(SeqCst) < 2 * ROUNDS
+                && sent < 10 * ROUNDS
+            {
                 same(aio::return_(cb.addr()), Ok(OURS as i64), "a write of ours")?;
                 test.prepare(cb, Op::Write, to, 0, &buffer);
                 test.submit(Op::Write, cb)?;
