@@ -56,6 +56,11 @@ pub trait Queue {
     /// Looks at the lane, under its lock.
     fn with<R>(&self, look: impl FnOnce(&mut Lane<Guest>) -> R) -> R;
 
+    /// Gives up the place of a request that has left for good.
+    fn release(&self) {
+        self.with(Lane::release);
+    }
+
     /// Says where a request is, to its process's table.
     fn spot(self: &Arc<Self>, ticket: Ticket) -> Spot;
 
@@ -276,7 +281,7 @@ impl<Q> LanesPart<Q> {
 impl<Q: Queue> Drop for Place<Q> {
     fn drop(&mut self) {
         let Some(mut lane) = self.lane.take() else { return };
-        lane.with(Lane::release);
+        lane.release();
         let mut part = self.lanes.part(lane.key()).lock();
         let LanesPart { entries, hash, spare } = &mut *part;
         let entry = &mut entries[self.entry];

@@ -32,6 +32,10 @@
 //!
 //! The same holds for a submitter that has tried its request, and for a task that finds it trying.
 //!
+//! A task that finds no lane in the map takes all that is in the kernel's queue for the built-in's. So
+//! our mark is there only as long as the lane has a place, with which it is in the map: it goes with the
+//! last one, even if a submitter still has the turn whose request another thread has collected.
+//!
 //! A request that finds its lane empty and the direction ready is tried by its submitter, without
 //! waiting for anybody (`vfs.aio.rs.inline`). It has the lane's turn meanwhile: what comes later is
 //! queued, a task that is started ends at once, and the submitter looks at the lane when it is done.
@@ -120,6 +124,14 @@ impl lanes::Queue for Queue {
 
     fn with<R>(&self, look: impl FnOnce(&mut Lane<Guest>) -> R) -> R {
         look(&mut self.0.lock())
+    }
+
+    fn release(&self) {
+        let mut queue = self.0.lock();
+        queue.release();
+        if !queue.is_reserved() {
+            queue.nothing_waits();
+        }
     }
 
     fn spot(self: &Arc<Queue>, ticket: Ticket) -> Spot {
@@ -225,7 +237,7 @@ impl Engine {
                         lane = newer;
                         continue;
                     }
-                    _ if queue.has_turn() => {}
+                    _ if queue.has_turn() && queue.is_reserved() => {}
                     _ => return task.end_empty(queue.into_buf()),
                 }
             }

@@ -80,6 +80,11 @@ impl<T> Lane<T> {
         self.reserved -= 1;
     }
 
+    /// Whether there is a place that was not given up.
+    pub fn is_reserved(&self) -> bool {
+        self.reserved > 0
+    }
+
     /// Whether nothing is queued.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
@@ -171,9 +176,10 @@ mod tests {
         lane.push_front(first);
         for value in 0..100 {
             assert_eq!(lane.pop(), Some(value));
+            assert!(lane.is_reserved());
             lane.release();
         }
-        assert!(lane.is_empty());
+        assert!(lane.is_empty() && !lane.is_reserved());
     }
 
     #[test]
