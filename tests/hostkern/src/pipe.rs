@@ -256,13 +256,18 @@ pub fn pipe() -> [Pipe; 2] {
     unsafe { [&raw mut (*pair).pp_rpipe, &raw mut (*pair).pp_wpipe] }
 }
 
+/// Whether somebody reads or writes; the pair is locked.
+fn is_busy(pipe: Pipe) -> bool {
+    // SAFETY: under the mutex.
+    unsafe { (*pipe).pipe_busy > 0 }
+}
+
 /// Closes an end: pipeclose.
 pub fn close(pipe: Pipe) {
     lock(pipe);
     let _ = begin(pipe, false);
     set(pipe, sys::PIPE_EOF);
-    // SAFETY: under the mutex.
-    while unsafe { (*pipe).pipe_busy } > 0 {
+    while is_busy(pipe) {
         sched::wakeup(chan(MOVED, pipe), false);
         set(pipe, sys::PIPE_WANT);
         end(pipe);
