@@ -325,7 +325,7 @@ else
 	    fair --most 4
 	policy=
 	scenario "$seeds" "processes that submit, wait, cancel, fork, exec, exit and are killed" -- \
-	    "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
+	    "$programs/stress" --procs 3 --threads 2 --requests 500 --seed @seed
 	scenario "$(((seeds + 9) / 10))" "the same on a disk that fails, storms on disks, and disks that go" \
 	    --disk da0:2097152 --disk da1:2097152:faults -- \
 	    "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed --disk /dev/da1 -- \
