@@ -75,7 +75,7 @@ find_it() {
 
 # What the log says was wrong, in a line.
 why() {
-	grep -a -m1 -E 'PANIC|BROKEN|LEFT OVER|BAD|^FAIL |still running|FAILED' "$log" |
+	grep -a -m1 -E 'PANIC|BROKEN|LEFT OVER|(^|[^E])BAD|^FAIL |still running|FAILED' "$log" |
 	    sed 's/^ *//; s/^hostkern: //' | cut -c1-150
 }
 

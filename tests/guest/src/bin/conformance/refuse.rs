@@ -77,7 +77,9 @@ fn f15_an_o_path_descriptor_is_ebadf(test: &Test) -> Outcome {
         let cb = test.request(op, fd, 0, &test.buffer(100));
         refuses(test, op, cb, EBADF, "submit")?;
     }
-    Ok(())
+    // A sync wants no right but the descriptor's own.
+    let cb = test.request(Op::Read, fd, 0, &test.buffer(100));
+    refused(aio::fsync(sys::O_SYNC, cb.addr()), EBADF, "aio_fsync")
 }
 
 fn a_negative_offset_is_einval(test: &Test) -> Outcome {

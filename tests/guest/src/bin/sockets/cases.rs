@@ -3,18 +3,20 @@
 
 use crate::ends::{self, Ends, LARGE, cancelled, fill_up, patterned, read, take, waits, write};
 use crate::harness::{
-    Must, Op, Outcome, Stop, Test, fail, holds_pattern, pattern, refused, same, skip,
+    Must, Op, Outcome, Stop, Test, accepted, fail, holds_pattern, pattern, refused, same, skip,
 };
 use crate::{cases, check, on_ends};
+use core::sync::atomic::AtomicI32;
 use core::sync::atomic::Ordering::SeqCst;
 use guest::aio::{self, AIO_ALLDONE, AIO_CANCELED, AIO_NOTCANCELED, Cb};
 use guest::errno::{
     EAGAIN, ECONNRESET, EINPROGRESS, EINVAL, ENOSYS, EPERM, EPIPE, EPROTONOSUPPORT,
 };
-use guest::mem::Region;
+use guest::mem::{PAGE, Region};
 use guest::net::{self, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use guest::sys::{self, Fork};
 use guest::sysctl;
+use guest::thread;
 use guest::time::{ms_since, now, sleep_ms};
 
 cases! { "socket":
@@ -63,6 +65,7 @@ cases! { "socket":
     memory_that_is_gone_is_efault,
     a_blocking_reader_beside_does_no_harm,
     reaping_and_submitting_in_turn_loses_nothing,
+    what_two_threads_submit_at_once_is_done,
     f23_two_reads_one_byte_cancel_both,
     f24_a_large_write_is_complete,
     f25_listen_and_aio_race,
@@ -667,6 +670,33 @@ fn reaping_and_submitting_in_turn_loses_nothing(test: &Test) -> Outcome {
         test.submit(Op::Read, cb)?;
         sys::write(two, b"x").must("write")?;
         same(test.collect(cb)?, Ok(1), "a read")?;
+    }
+    Ok(())
+}
+
+fn what_two_threads_submit_at_once_is_done(test: &Test) -> Outcome {
+    static SOCKET: AtomicI32 = AtomicI32::new(-1);
+    fn reads(page: usize) {
+        let page = Region::shared_at(page, PAGE);
+        let cb = Cb::at(&page, 64);
+        cb.set(aio::request(SOCKET.load(SeqCst), 0, page.at(1024), 1));
+        // The collector sees what came of it.
+        let _ = aio::read(cb.addr());
+    }
+    let (one, two) = pair()?;
+    SOCKET.store(one, SeqCst);
+    let pages = [(); 2].map(|()| test.buffer(PAGE));
+    for _ in 0..100 {
+        same(sys::write(two, b"ab"), Ok(2), "write")?;
+        // Nothing happens on the socket besides: who reads second is not to wait for more.
+        let threads = pages.each_ref().map(|page| thread::spawn(reads, page.addr()));
+        for thread in threads {
+            thread.must("thr_new")?.join();
+        }
+        for page in &pages {
+            accepted();
+            same(test.collect(Cb::at(page, 64))?, Ok(1), "a read")?;
+        }
     }
     Ok(())
 }
