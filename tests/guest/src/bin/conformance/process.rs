@@ -21,6 +21,7 @@ cases! { "process":
     exit_cancels_what_has_not_started,
     exit_with_requests_in_flight_leaves_nothing,
     exit_with_threads_waiting_leaves_nothing,
+    after_exit_nothing_is_written,
     no_exit_takes_a_second
         differs "its exit looks once a second whether a request still runs",
     exit_does_not_wait_for_what_may_take_for_ever
@@ -195,6 +196,32 @@ fn exit_with_requests_in_flight_leaves_nothing(test: &Test) -> Outcome {
         let count = sys::pread(fd, &mut bytes, (index * LEN) as i64).must("pread")?;
         let whole = bytes[..count].iter().all(|&byte| byte == bytes[0]);
         check!(count == 0 || (whole && count == LEN), "write {index} was done in part");
+    }
+    Ok(())
+}
+
+fn after_exit_nothing_is_written(test: &Test) -> Outcome {
+    const LEN: usize = 2000;
+    let fd = test.file("file", 0)?;
+    for round in 0..20 {
+        sys::ftruncate(fd, 0).must("ftruncate")?;
+        let pid = test.child(|test| {
+            let buffer = test.buffer(LEN);
+            let submitted = (0..8).all(|index| {
+                let cb = test.request(Op::Write, fd, (index * LEN) as i64, &buffer);
+                Op::Write.submit(cb.addr()).is_ok()
+            });
+            // Some have begun then.
+            (0..round).for_each(|_| sys::sched_yield());
+            i32::from(!submitted)
+        })?;
+        // Not by looking now and then: what is late would be done by then.
+        let ended = sys::wait(pid, 0).must("wait")?;
+        let size = || sys::fstat(fd).map(|stat| stat.size);
+        let at_once = size();
+        same(ended, Some((pid, Ended::Exit(0))), "the child")?;
+        sleep_ms(10);
+        same(size(), at_once, "the file's size a moment later")?;
     }
     Ok(())
 }
