@@ -13,8 +13,8 @@ use crate::sched::{self, SECOND, Schedule};
 use crate::state::Rng;
 use crate::strategy::{self, Policy};
 use crate::{
-    bio, builtin, disk, fault, file, imports, kqueue, mem, module, oracle, pages, pipe, probe, proc,
-    report, shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
+    bio, builtin, disk, fault, file, imports, kqueue, mem, module, oracle, pages, pipe, probe,
+    proc, report, shrink, socket, socket_net, socket_tasks, syscalls, sysctl, taskqueue, user, vm,
 };
 
 const USAGE: &str = "\
