@@ -74,6 +74,7 @@ impl List {
     }
 
     /// Adds `id`, which is in no list, as the youngest.
+    #[inline]
     pub fn push<T: Linked>(&mut self, slab: &mut Slab<T>, id: Id) {
         *slab[id].links() = Links { next: NONE, prev: self.tail };
         if self.tail == NONE {
@@ -116,9 +117,15 @@ impl List {
     }
 
     /// Takes the oldest entry out.
+    #[inline]
     pub fn pop<T: Linked>(&mut self, slab: &mut Slab<T>) -> Option<Id> {
         let id = self.first()?;
-        self.remove(slab, id);
+        self.head = core::mem::replace(slab[id].links(), Links::UNLINKED).next;
+        match self.first() {
+            Some(next) => slab[next].links().prev = NONE,
+            None => self.tail = NONE,
+        }
+        self.len -= 1;
         Some(id)
     }
 }

@@ -13,27 +13,9 @@ pub type Id = u32;
 /// No entry.
 pub const NONE: Id = Id::MAX;
 
-/// The most entries of a chunk, a power of two: an entry's number is its chunk's index times this,
+/// How many entries a chunk has, a power of two: an entry's number is its chunk's index times this,
 /// and its place there.
-const CHUNK: usize = 32;
-
-/// How many entries each of the first chunks has; every later one has [`CHUNK`]: a slab of few
-/// entries is small, and none is grown by much at once.
-const FIRST: [usize; 2] = [4, 12];
-
-/// The length of the chunk of this index.
-const fn chunk_len(chunk: usize) -> usize {
-    if chunk < FIRST.len() { FIRST[chunk] } else { CHUNK }
-}
-
-/// The number of entries of so many chunks.
-const fn entries(chunks: usize) -> usize {
-    match chunks {
-        0 => 0,
-        1 => FIRST[0],
-        _ => FIRST[0] + FIRST[1] + (chunks - 2) * CHUNK,
-    }
-}
+const CHUNK: usize = 16;
 
 /// The chunk of an entry, and its place there.
 const fn place(id: Id) -> (usize, usize) {
@@ -45,8 +27,7 @@ enum Entry<T> {
     Used(T),
 }
 
-/// As long as [`chunk_len`] says; a slice, so that it is built in place and never on the stack.
-type Chunk<T> = Box<[Entry<T>]>;
+type Chunk<T> = Box<[Entry<T>; CHUNK]>;
 
 /// See the file's text.
 pub struct Slab<T> {
@@ -64,19 +45,22 @@ pub struct Growth<T> {
 /// What a slab lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
-    /// How many chunks there are already.
-    present: usize,
     chunks: usize,
     spine: usize,
+}
+
+/// A chunk of free entries. Made as a slice, so that it is built in place and never on the stack.
+fn empty_chunk<T>() -> Chunk<T> {
+    let entries: Box<[Entry<T>]> = (0..CHUNK).map(|_| Entry::Free(NONE)).collect();
+    let Ok(chunk) = entries.try_into() else { panic!("a chunk of another length") };
+    chunk
 }
 
 impl<T> Growth<T> {
     /// Allocates what `lack` asks for. May sleep.
     pub fn new(lack: Lack) -> Growth<T> {
-        let chunk = |index| (0..chunk_len(index)).map(|_| Entry::Free(NONE)).collect();
-        // The last comes first: they are taken from the end.
         Growth {
-            chunks: (lack.present..lack.present + lack.chunks).rev().map(chunk).collect(),
+            chunks: (0..lack.chunks).map(|_| empty_chunk()).collect(),
             spine: Vec::with_capacity(lack.spine),
         }
     }
@@ -108,16 +92,13 @@ impl<T> Slab<T> {
     /// Says what must be grown before `count` more entries fit; `None` when they do.
     pub fn lacks(&self, count: usize) -> Option<Lack> {
         let present = self.chunks.len();
-        let mut wanted = present;
-        while entries(wanted) - self.len < count {
-            wanted += 1;
-        }
-        if wanted == present {
+        let wanted = (self.len + count).div_ceil(CHUNK);
+        if wanted <= present {
             return None;
         }
         let chunks = wanted - present;
         let spine = if wanted > self.chunks.capacity() { wanted.next_power_of_two() } else { 0 };
-        Some(Lack { present, chunks, spine })
+        Some(Lack { chunks, spine })
     }
 
     /// Adds memory. What is left over stays in `growth`, to be dropped where freeing is allowed.
@@ -127,11 +108,7 @@ impl<T> Slab<T> {
             core::mem::swap(&mut growth.spine, &mut self.chunks);
         }
         while self.chunks.len() < self.chunks.capacity() {
-            let wanted = chunk_len(self.chunks.len());
-            // Others may have grown it meanwhile.
-            let Some(mut chunk) = growth.chunks.pop_if(|chunk| chunk.len() == wanted) else {
-                break;
-            };
+            let Some(mut chunk) = growth.chunks.pop() else { break };
             let base = self.chunks.len() * CHUNK;
             for (offset, entry) in chunk.iter_mut().enumerate().rev() {
                 *entry = Entry::Free(self.free);
@@ -144,13 +121,13 @@ impl<T> Slab<T> {
     #[inline]
     fn entry(&self, id: Id) -> Option<&Entry<T>> {
         let (chunk, offset) = place(id);
-        self.chunks.get(chunk)?.get(offset)
+        Some(&self.chunks.get(chunk)?[offset])
     }
 
     #[inline]
     fn entry_mut(&mut self, id: Id) -> Option<&mut Entry<T>> {
         let (chunk, offset) = place(id);
-        self.chunks.get_mut(chunk)?.get_mut(offset)
+        Some(&mut self.chunks.get_mut(chunk)?[offset])
     }
 
     /// Stores `value`; gives it back when [`Slab::lacks`] says that there is no room.
