@@ -153,7 +153,7 @@ impl Engine {
         let mut state = lane.state.lock();
         let first = state.lane.is_empty();
         let Arrival { submission, request, notice, group } = arrival;
-        table.submit_parked(submission, request, notice, group, |id, request| {
+        table.submit_parked(&submission, request, notice, group, |id, request| {
             let parked = Parked { process: process.clone(), id, request };
             Spot::Pipe(lane.clone(), state.lane.push(ManuallyDrop::new(parked)))
         });

@@ -174,7 +174,7 @@ pub fn park(
         return Err((Refused::Busy, arrival));
     }
     let Arrival { submission, request, notice, group } = arrival;
-    table.submit_parked(submission, request, notice, group, |id, request| {
+    table.submit_parked(&submission, request, notice, group, |id, request| {
         let parked = Parked { process: process.clone(), id, request };
         Spot::Socket(lane.clone(), queue.push(ManuallyDrop::new(parked)))
     });

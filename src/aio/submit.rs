@@ -85,18 +85,26 @@ pub(super) struct Prepared {
 
 impl Prepared {
     fn needs_worker(&self) -> bool {
-        matches!(self.stage, Stage::ToDo(_))
+        matches!(self.stage, Stage::Plain(Plain::ToDo(_)) | Stage::Lane(_))
     }
 }
 
 /// How far a request is when it is queued.
 enum Stage {
+    /// The table is all it needs.
+    Plain(Plain),
+    /// It is to wait for its socket or pipe.
+    Lane(Box<Request>),
+    /// A disk's driver is to perform it.
+    Fly(Box<Batch<Flight>>),
+}
+
+/// See [`Stage::Plain`].
+enum Plain {
     /// A worker is to perform it.
     ToDo(Box<Request>),
     /// The submitter has read so many bytes.
     Read(usize, Took),
-    /// A disk's driver is to perform it.
-    Fly(Box<Batch<Flight>>),
 }
 
 /// What is to be done, as far as the call says.
@@ -167,6 +175,12 @@ impl Engine {
         let mut one = None;
         self.prepare(td, process, checked, &mut one)?;
         *slot = None;
+        if let Some(Prepared { stage: Stage::Plain(_), .. }) = &one
+            && let Some(Prepared { submission, stage: Stage::Plain(plain), notice, .. }) =
+                one.take()
+        {
+            return self.enqueue_plain(td, process, submission, plain, notice);
+        }
         let mut result = Ok(());
         let mut refuse = |_, error| result = Err(error);
         let one = slice::from_mut(&mut one);
@@ -269,7 +283,7 @@ impl Engine {
         let notice = Notice::prepare(td, process, About::Request, user.address(), &checked.notify)?;
         let mut submission = checked.submission();
         let stage = match self.read_resident(td, process, checked) {
-            Some((bytes, took)) => Stage::Read(bytes, took),
+            Some((bytes, took)) => Stage::Plain(Plain::Read(bytes, took)),
             None => self.make(td, process, checked, &mut submission)?,
         };
         user.store_error(i64::from(Errno::EINPROGRESS.code()));
@@ -357,9 +371,91 @@ impl Engine {
                         if operation.writes() { Direction::Send } else { Direction::Receive };
                     request.part = self.part(file, kind, direction);
                 }
-                Stage::ToDo(request)
+                match request.part {
+                    Some(_) => Stage::Lane(request),
+                    None => Stage::Plain(Plain::ToDo(request)),
+                }
             }
         })
+    }
+
+    /// As [`Engine::enqueue`], of one request of a call of its own for which the table is enough: most
+    /// are.
+    #[inline(never)]
+    fn enqueue_plain(
+        &self,
+        td: Curthread,
+        process: &Arc<Process>,
+        submission: Submission,
+        plain: Plain,
+        notice: Option<Notice>,
+    ) -> Result<Served, Errno> {
+        let works = matches!(plain, Plain::ToDo(_));
+        if works {
+            self.pool.ensure_worker()?;
+        }
+        let mut inner = process.lock_with_room(Room::Request);
+        if self.is_retired(td, &mut inner) {
+            return Ok(Served::Pass);
+        }
+        self.admit(&inner)?;
+        self.place(&mut inner, &submission, plain, notice, None);
+        inner.accepted = true;
+        let kick = self.pool.schedule(&self.config, process, &mut inner);
+        process.unlock_and_wake(inner);
+        kick.deliver();
+        self.statistics.depth(self.config.num_queue_count.get());
+        if works && self.pool.is_empty() {
+            self.restart_workers();
+        }
+        td.set_retval(0);
+        Ok(Served::Here)
+    }
+
+    /// Counts a request that is about to be queued.
+    ///
+    /// # Errors
+    /// EAGAIN: a limit.
+    #[inline]
+    fn admit(&self, inner: &Inner) -> Result<(), Errno> {
+        let config = &self.config;
+        if inner.table.count() >= config.queue_per_process_max()
+            || !config.num_queue_count.increment_below(config.queue_max())
+        {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(())
+    }
+
+    /// Puts a counted request into the table.
+    #[inline(always)]
+    fn place(
+        &self,
+        inner: &mut Inner,
+        submission: &Submission,
+        plain: Plain,
+        notice: Option<Notice>,
+        group: Option<Id>,
+    ) {
+        let (table, tell) = inner.parts();
+        match plain {
+            Plain::ToDo(request) => {
+                self.statistics.queued(&request);
+                table.submit(submission, request, notice, group);
+            }
+            Plain::Read(read, took) => {
+                self.statistics.inline(submission, read, took);
+                let told = |notice: &mut Notice, news| tell.tell(notice, news);
+                table.submit_done(submission, Outcome::read(read), notice, group, told);
+            }
+        }
+    }
+
+    /// After an unload that failed took the workers away from requests that were queued meanwhile:
+    /// these stay whatever comes of this; the manager goes on trying.
+    #[cold]
+    fn restart_workers(&self) {
+        let _ = self.pool.ensure_worker();
     }
 
     /// Makes the requests of `items` the process's own, from the first to the last; each is taken out
@@ -423,9 +519,7 @@ impl Engine {
             }
         }
         if taken.worker && self.pool.is_empty() {
-            // An unload that failed has taken the workers away after we looked. The requests stay
-            // whatever comes of this; the manager goes on trying.
-            let _ = self.pool.ensure_worker();
+            self.restart_workers();
         }
         Served::Here
     }
@@ -467,7 +561,6 @@ impl Engine {
         items: &mut [Option<Prepared>],
         taken: &mut Taken,
     ) -> Stopped {
-        let queue_count = self.config.num_queue_count;
         while let Some(item) = items.get_mut(taken.count) {
             let lacks_worker = !taken.worker && item.as_ref().is_some_and(Prepared::needs_worker);
             if lacks_worker
@@ -477,26 +570,24 @@ impl Engine {
             {
                 return Stopped::Lock;
             }
-            if inner.table.count() >= self.config.queue_per_process_max()
-                || !queue_count.increment_below(self.config.queue_max())
-            {
-                return Stopped::Refused(Errno::EAGAIN);
+            if let Err(error) = self.admit(inner) {
+                return Stopped::Refused(error);
             }
             let Some(Prepared { user, submission, stage, notice }) = item.take() else {
                 panic!("a request is queued twice")
             };
-            let (table, tell) = inner.parts();
             match stage {
-                Stage::ToDo(request) if request.part.is_some() => {
+                Stage::Plain(plain) => self.place(inner, &submission, plain, notice, group),
+                Stage::Lane(request) => {
                     let class = self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
-                    match self.park(process, table, arrival) {
+                    match self.park(process, &mut inner.table, arrival) {
                         Ok(None) => self.statistics.parked(class),
                         Ok(turn) => taken.turn = turn,
                         Err((why, arrival)) => {
-                            queue_count.subtract(1);
+                            self.config.num_queue_count.subtract(1);
                             let Arrival { submission, request, notice, .. } = arrival;
-                            let stage = Stage::ToDo(request);
+                            let stage = Stage::Lane(request);
                             *item = Some(Prepared { user, submission, stage, notice });
                             return match why {
                                 Refused::Listening => Stopped::Refused(Errno::EINVAL),
@@ -505,18 +596,9 @@ impl Engine {
                         }
                     }
                 }
-                Stage::ToDo(request) => {
-                    self.statistics.queued(&request);
-                    table.submit(submission, request, notice, group);
-                }
-                Stage::Read(read, took) => {
-                    self.statistics.inline(&submission, read, took);
-                    let told = |notice: &mut Notice, news| tell.tell(notice, news);
-                    table.submit_done(submission, Outcome::read(read), notice, group, told);
-                }
                 Stage::Fly(flight) => {
                     self.statistics.queued(flight.owner.request());
-                    let id = table.submit_running(submission, notice, group);
+                    let id = inner.table.submit_running(&submission, notice, group);
                     inner.flights += 1;
                     taken.runway.push(flight, id);
                 }

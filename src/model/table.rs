@@ -474,18 +474,18 @@ impl<P, N, T> Table<P, N, T> {
     /// Accepts a request. [`Table::lacks`] said that there is room.
     pub fn submit(
         &mut self,
-        submission: Submission,
+        submission: &Submission,
         payload: P,
         notice: Option<N>,
         group: Option<Id>,
     ) {
-        let Submission { file, syncs, changes, .. } = submission;
+        let Submission { file, syncs, changes, .. } = *submission;
         if changes != 0 {
             self.glance.begin_change(changes);
         }
         let blockers = if syncs { self.block(file) } else { 0 };
         let state = if blockers == 0 { JobState::Pending } else { JobState::Held };
-        let id = self.add(&submission, state, Some(payload), notice, group);
+        let id = self.add(submission, changes, state, Some(payload), notice, group);
         if blockers == 0 {
             self.pending.push(&mut self.jobs, id);
         } else {
@@ -497,14 +497,13 @@ impl<P, N, T> Table<P, N, T> {
     /// As [`Table::submit`], of a request that is to wait for its socket: `park` queues it there.
     pub fn submit_parked(
         &mut self,
-        submission: Submission,
+        submission: &Submission,
         payload: P,
         notice: Option<N>,
         group: Option<Id>,
         park: impl FnOnce(Id, P) -> T,
     ) {
-        let submission = Submission { changes: 0, ..submission };
-        let id = self.add(&submission, JobState::Pending, None, notice, group);
+        let id = self.add(submission, 0, JobState::Pending, None, notice, group);
         self.parked[parked_list(submission.fd)].push(&mut self.jobs, id);
         self.parked_count += 1;
         let job = &mut self.jobs[id];
@@ -516,14 +515,13 @@ impl<P, N, T> Table<P, N, T> {
     /// `tell` is called for each end this is.
     pub fn submit_done(
         &mut self,
-        submission: Submission,
+        submission: &Submission,
         outcome: Outcome,
         notice: Option<N>,
         group: Option<Id>,
         tell: impl FnMut(&mut N, News),
     ) {
-        let submission = Submission { changes: 0, ..submission };
-        let id = self.add(&submission, JobState::Done, None, notice, group);
+        let id = self.add(submission, 0, JobState::Done, None, notice, group);
         self.settle(id, outcome, tell);
     }
 
@@ -536,28 +534,29 @@ impl<P, N, T> Table<P, N, T> {
     /// performs it has the payload, and ends it by [`Table::finish`]. Room as in [`Table::submit`].
     pub fn submit_running(
         &mut self,
-        submission: Submission,
+        submission: &Submission,
         notice: Option<N>,
         group: Option<Id>,
     ) -> Id {
         assert!(!submission.syncs, "a sync runs before what it waits for");
-        let submission = Submission { changes: 0, ..submission };
-        let id = self.add(&submission, JobState::Active, None, notice, group);
+        let id = self.add(submission, 0, JobState::Active, None, notice, group);
         self.active.push(&mut self.jobs, id);
         id
     }
 
-    /// Makes an entry that is in no list. Not inline: an entry is large, and the caller's frame stays.
+    /// Makes an entry that is in no list, and of which only `changes` is counted. Not inline: an entry
+    /// is large, and the caller's frame stays.
     #[inline(never)]
     fn add(
         &mut self,
         submission: &Submission,
+        changes: u64,
         state: JobState,
         payload: Option<P>,
         notice: Option<N>,
         group: Option<Id>,
     ) -> Id {
-        let Submission { address, fd, file, syncs, awaited, changes } = *submission;
+        let Submission { address, fd, file, syncs, awaited, .. } = *submission;
         self.sequence += 1;
         let job = Job {
             state,

@@ -22,14 +22,14 @@ fn submit(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     room(table, Room::Request);
     let file = fd as u64;
     let submission = Submission { address, fd, file, syncs: false, awaited: true, changes: 0 };
-    table.submit(submission, payload, None, None);
+    table.submit(&submission, payload, None, None);
 }
 
 fn submit_sync(table: &mut Numbers, address: u64, fd: i32, payload: u64) {
     let file = fd as u64;
     room(table, Room::Request);
     let submission = Submission { address, fd, file, syncs: true, awaited: true, changes: 0 };
-    table.submit(submission, payload, None, None);
+    table.submit(&submission, payload, None, None);
 }
 
 fn ok(status: i64) -> Outcome {
@@ -446,7 +446,7 @@ fn a_sync_that_a_cancel_lets_begin_hides_nothing_from_it() {
     }
     room(&mut table, Room::Request);
     let sync = Submission { address: 9, fd: 6, file: 5, syncs: true, awaited: true, changes: 0 };
-    table.submit(sync, 9, None, None);
+    table.submit(&sync, 9, None, None);
     for address in 11..=13 {
         submit(&mut table, address, 5, address);
     }
@@ -460,7 +460,7 @@ fn submit_noted(table: &mut Numbers, address: u64, notice: u32, group: Option<Id
     room(table, Room::Request);
     let submission =
         Submission { address, fd: 1, file: 1, syncs: false, awaited: true, changes: 0 };
-    table.submit(submission, address, Some(notice), group);
+    table.submit(&submission, address, Some(notice), group);
 }
 
 fn open(table: &mut Numbers, notice: u32) -> Id {
@@ -567,7 +567,7 @@ fn park_of(table: &mut Parking, queue: &mut Queue, address: u64, fd: i32) -> Id 
     }
     let submission = Submission { address, fd, file: 9, syncs: false, awaited: false, changes: 0 };
     let mut given = NONE;
-    table.submit_parked(submission, address, None, None, |id, payload| {
+    table.submit_parked(&submission, address, None, None, |id, payload| {
         queue.insert(id, payload);
         given = id;
         id
@@ -657,7 +657,7 @@ fn a_request_that_is_done_when_it_is_submitted_is_told_and_reaped_like_any() {
         Submission { address: 1, fd: 1, file: 1, syncs: false, awaited: true, changes: 9 };
     let mut told = Vec::new();
     let tell = |notice: &mut u32, news| told.push((*notice, news));
-    table.submit_done(submission, ok(5), Some(7), Some(list), tell);
+    table.submit_done(&submission, ok(5), Some(7), Some(list), tell);
     assert_eq!(told, [(7, News::Request(None))]);
     assert_eq!(table.progress(1), Some(Progress::Finished(None)));
     assert!(table.close_group(list, silence));
@@ -674,7 +674,7 @@ fn a_change_counts_until_it_is_finished_cancelled_or_dropped() {
         room(&mut table, Room::Request);
         let submission =
             Submission { address, fd: 1, file: 1, syncs: false, awaited: true, changes: 9 };
-        table.submit(submission, address, None, None);
+        table.submit(&submission, address, None, None);
     }
     let (id, payload) = table.start().unwrap();
     table.finish(id, payload, ok(1), silence);
@@ -694,7 +694,7 @@ fn a_request_can_run_from_the_start() {
     room(&mut table, Room::Request);
     let submission =
         Submission { address: 0x1000, fd: 3, file: 3, syncs: false, awaited: true, changes: 0 };
-    let id = table.submit_running(submission, Some(7), Some(group));
+    let id = table.submit_running(&submission, Some(7), Some(group));
     submit_sync(&mut table, 0x2000, 3, 22);
     assert_eq!((table.count(), table.running(), table.pending()), (2, 1, 0));
     assert_eq!(table.progress(0x1000), Some(Progress::Running));
