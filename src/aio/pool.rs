@@ -11,6 +11,10 @@
 //! submitter waits for the manager only while there is no worker at all, which is where it learns
 //! that none can be had.
 //!
+//! An idle worker stays in the address space it was last in, until it gets other work or the process
+//! goes: most often the next request is of the same process, and two changes of the address space
+//! cost more than all else a worker does for a small one.
+//!
 //! Difference from the built-in: one worker always stays, so that an accepted request never lacks
 //! one.
 //!
@@ -52,6 +56,8 @@ pub struct Pool {
     queued: AtomicUsize,
     /// How much can be in the queue; it grows under the lock.
     registered: Arc<AtomicUsize>,
+    /// How many processes have gone; it grows under the lock.
+    evictions: AtomicUsize,
     /// Only its addresses are used; seats beyond it share them.
     seats: Box<[u8]>,
 }
@@ -101,7 +107,37 @@ enum Work {
 enum Seat {
     Vacant,
     Busy,
-    Idle,
+    /// Asleep, in the address space of a process if it lodges there.
+    Idle(Option<Guest>),
+    /// About to be woken, for work, and not yet awake.
+    Roused(Option<Guest>),
+    /// About to be woken, to leave first where it lodges.
+    Evicted(Guest),
+}
+
+impl Seat {
+    /// Whether a worker sleeps in the address space of this process.
+    fn lodges(self, guest: Guest) -> bool {
+        matches!(self, Seat::Idle(Some(its)) | Seat::Roused(Some(its)) if its == guest)
+    }
+}
+
+/// A process in whose address space a worker is, by the address of its state: only compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Guest(usize);
+
+impl Guest {
+    fn of(process: &Arc<Process>) -> Guest {
+        Guest(Arc::as_ptr(process).addr())
+    }
+}
+
+/// A worker's leave to stay, while idle, in the address space of a process that was seen live.
+#[derive(Clone, Copy)]
+struct Lodging {
+    guest: Guest,
+    /// [`Pool::evictions`] when the process was live.
+    evictions: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,7 +168,8 @@ impl Inner {
     /// Takes a worker off the idle stack, to be woken.
     fn rouse(&mut self) -> Option<usize> {
         let seat = self.idle.pop()?;
-        self.seats[seat] = Seat::Busy;
+        let guest = if let Seat::Idle(guest) = self.seats[seat] { guest } else { None };
+        self.seats[seat] = Seat::Roused(guest);
         self.waking += 1;
         Some(seat)
     }
@@ -167,6 +204,7 @@ impl Pool {
             present: Arc::default(),
             queued: AtomicUsize::new(0),
             registered: Arc::default(),
+            evictions: AtomicUsize::new(0),
             seats: vec![0; SEATS].into(),
         }
     }
@@ -195,6 +233,11 @@ impl Pool {
     /// Where threads wait for a worker's start or failure, or for the last one's end.
     fn count_channel(&self) -> Channel {
         Channel::of(&self.inner)
+    }
+
+    /// Where exit and exec wait for workers that leave an address space.
+    fn eviction_channel(&self) -> Channel {
+        Channel::of(&self.evictions)
     }
 
     /// Makes room in the queue for one more process or lane. May sleep.
@@ -229,9 +272,26 @@ impl Pool {
         self.registered.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Gives the room back. The process is not live, so nobody will queue it again.
+    /// Gives the room back, and has the idle workers leave the process's address space, so that it
+    /// ends with the process. The process is not live, so nobody will queue it again. Sleeps.
     pub fn unregister(&self, process: &Arc<Process>) {
         let mut inner = self.inner.lock();
+        // A worker that saw it live and is not idle yet finds this changed.
+        self.evictions.fetch_add(1, Ordering::Relaxed);
+        let guest = Guest::of(process);
+        while let Some(seat) = inner.seats.iter().position(|&seat| seat.lodges(guest)) {
+            if let Seat::Idle(_) = inner.seats[seat] {
+                inner.idle.retain(|&idle| idle != seat);
+                inner.waking += 1;
+            }
+            inner.seats[seat] = Seat::Evicted(guest);
+            drop(inner);
+            self.seat_channel(seat).wakeup();
+            inner = self.inner.lock();
+        }
+        while inner.seats.contains(&Seat::Evicted(guest)) {
+            (inner, _) = inner.msleep(self.eviction_channel(), false, c"aioprn", None);
+        }
         let place = inner.queue.iter().position(
             |queued| matches!(&**queued, Work::Process(queued) if Arc::ptr_eq(queued, process)),
         );
@@ -268,11 +328,18 @@ impl Pool {
     /// # Errors
     /// EAGAIN: there is none, and none can be started. ERESTART, EINTR: a signal kept this thread
     /// from starting the manager.
+    #[inline]
     pub fn ensure_worker(&self) -> Result<(), Errno> {
         // Once there is one, one stays until unload, before which all processes retire.
         if !self.is_empty() {
             return Ok(());
         }
+        self.await_worker()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn await_worker(&self) -> Result<(), Errno> {
         // The manager is there, but after an unload that failed.
         self.start().map_err(|error| match error {
             Errno::ERESTART | Errno::EINTR => error,
@@ -407,6 +474,7 @@ impl Pool {
     /// A worker's life.
     fn work(&self, engine: &Engine, worker: &Worker, seat: usize) {
         let mut home = Home::new(worker);
+        let mut lodging = None;
         self.present.fetch_add(1, Ordering::Release);
         let mut inner = self.inner.lock();
         inner.arriving -= 1;
@@ -417,28 +485,40 @@ impl Pool {
                 drop(inner);
                 let work = ManuallyDrop::into_inner(work);
                 match &work {
-                    Work::Process(process) => self.serve(engine, worker, &mut home, process),
-                    Work::Lane(lane) => engine.run_pipe(worker, &mut home, lane),
+                    Work::Process(process) => {
+                        self.serve(engine, worker, &mut home, &mut lodging, process);
+                    }
+                    Work::Lane(lane) => {
+                        lodging = None;
+                        engine.run_pipe(worker, &mut home, lane);
+                    }
                 }
                 drop(work);
-                if self.queued.load(Ordering::Relaxed) == 0 {
-                    home.go_back();
-                }
-                inner = self.inner.lock();
-                continue;
-            }
-            if home.is_away() {
-                // Nobody's address space is kept while idle. Going home may sleep, so look again.
-                drop(inner);
-                home.go_back();
                 inner = self.inner.lock();
                 continue;
             }
             if inner.stopping {
                 break;
             }
+            let evictions = self.evictions.load(Ordering::Relaxed);
+            lodging = lodging.filter(|lodging: &Lodging| lodging.evictions == evictions);
+            if home.is_away() && lodging.is_none() {
+                // Going home may sleep, so look again.
+                drop(inner);
+                home.go_back();
+                inner = self.inner.lock();
+                continue;
+            }
             let leaves;
-            (inner, leaves) = self.idle(engine, inner, seat);
+            let guest = lodging.map(|lodging| lodging.guest);
+            (inner, leaves) = self.idle(engine, inner, seat, guest);
+            if let Seat::Evicted(_) = inner.seats[seat] {
+                drop(inner);
+                home.go_back();
+                inner = self.inner.lock();
+                inner.seats[seat] = Seat::Busy;
+                self.eviction_channel().wakeup();
+            }
             if leaves {
                 break;
             }
@@ -464,8 +544,9 @@ impl Pool {
         engine: &Engine,
         mut inner: Guard<'a, Inner>,
         seat: usize,
+        guest: Option<Guest>,
     ) -> (Guard<'a, Inner>, bool) {
-        inner.seats[seat] = Seat::Idle;
+        inner.seats[seat] = Seat::Idle(guest);
         inner.idle.push(seat);
         // One of those that are kept sets no clock.
         let extra = inner.workers > engine.config.workers_target();
@@ -473,9 +554,11 @@ impl Pool {
         let deadline = lifetime.map(Deadline::after);
         let ended;
         (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", deadline);
-        if inner.seats[seat] == Seat::Busy {
-            // Roused.
+        if let Seat::Roused(_) | Seat::Evicted(_) = inner.seats[seat] {
             inner.waking -= 1;
+            if let Seat::Roused(_) = inner.seats[seat] {
+                inner.seats[seat] = Seat::Busy;
+            }
             return (inner, false);
         }
         inner.seats[seat] = Seat::Busy;
@@ -487,7 +570,14 @@ impl Pool {
     }
 
     /// Performs requests of one process until there is none, or another process waits.
-    fn serve(&self, engine: &Engine, worker: &Worker, home: &mut Home, process: &Arc<Process>) {
+    fn serve(
+        &self,
+        engine: &Engine,
+        worker: &Worker,
+        home: &mut Home,
+        lodging: &mut Option<Lodging>,
+        process: &Arc<Process>,
+    ) {
         let config = &engine.config;
         let mut inner = process.lock();
         inner.scheduled = false;
@@ -496,6 +586,7 @@ impl Pool {
             return;
         }
         let Some((mut id, mut request)) = inner.table.start() else { return };
+        let mut visited = false;
         inner.workers += 1;
         // Others may help, as long as there is more.
         let mut help = self.schedule(config, process, &mut inner);
@@ -503,6 +594,8 @@ impl Pool {
         loop {
             help.deliver();
             if let Some(vm) = request.vm.take() {
+                visited = true;
+                *lodging = None;
                 home.visit(vm);
             }
             engine.statistics.begun(&mut request);
@@ -524,6 +617,10 @@ impl Pool {
             let next = if again { inner.table.start() } else { None };
             if next.is_none() {
                 inner.workers -= 1;
+                if visited && inner.live.is_some() {
+                    let evictions = self.evictions.load(Ordering::Relaxed);
+                    *lodging = Some(Lodging { guest: Guest::of(process), evictions });
+                }
             }
             help = self.schedule(config, process, &mut inner);
             process.unlock_and_wake(inner);

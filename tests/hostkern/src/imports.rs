@@ -191,7 +191,6 @@ functions! {
         _precision: i64,
         flags: c_int,
     ) -> c_int {
-        proc::assert_home("sleeps");
         let word = (!lock.is_null()).then(|| sched::word_of(lock));
         if chan.is_null() {
             report::panic("a sleep on no channel");
@@ -206,10 +205,12 @@ functions! {
         };
         let wmesg = CStr::from_ptr(wmesg).to_string_lossy();
         let catch = priority as u32 & sys::PCATCH != 0;
-        let woken = sched::sleep(chan as u64, catch, &wmesg, until, || {
-            if let Some(word) = word {
-                sched::mtx_unlock(word);
-            }
+        let woken = proc::lodging(|| {
+            sched::sleep(chan as u64, catch, &wmesg, until, || {
+                if let Some(word) = word {
+                    sched::mtx_unlock(word);
+                }
+            })
         });
         if let Some(word) = word && priority as u32 & sys::PDROP == 0 {
             sched::mtx_lock(word);

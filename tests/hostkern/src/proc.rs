@@ -440,22 +440,60 @@ pub fn kernel_process(name: &str, body: impl FnOnce() + 'static) -> Result<*mut 
     Ok(p)
 }
 
-/// Checks that a process of the kernel has its own credential and address space again: it `does` what
-/// must not happen in another's name.
-pub fn assert_home(does: &str) {
+/// What the running thread's process is, if it is the kernel's own: whether the thread has its own
+/// credential, and the address space of another process that it is in.
+fn away() -> Option<(bool, Option<*mut sys::vmspace>)> {
     let td = sched::curthread();
     let home = PROCS.with(|procs| procs.vmspace0);
     // SAFETY: the running thread and its process.
-    let (own, same_cred, same_vm) = unsafe {
+    unsafe {
         let p = (*td).td_proc;
         let own = (*p).p_flag as u32 & sys::P_KPROC != 0;
-        (own, (*td).td_ucred == (*p).p_ucred, (*p).p_vmspace == home)
-    };
-    if own && !same_cred {
+        let vm = (*p).p_vmspace;
+        own.then_some(((*td).td_ucred == (*p).p_ucred, (vm != home).then_some(vm)))
+    }
+}
+
+/// Checks that a process of the kernel has its own credential and address space again: it `does` what
+/// must not happen in another's name.
+pub fn assert_home(does: &str) {
+    let Some((same_cred, elsewhere)) = away() else { return };
+    if !same_cred {
         report::panic(&format!("a process of the kernel {does} with another's credential"));
     }
-    if own && !same_vm {
+    if elsewhere.is_some() {
         report::panic(&format!("a process of the kernel {does} in another's address space"));
+    }
+}
+
+/// Threads of the kernel's processes that sleep in an address space that is not theirs.
+static LODGERS: Held<BTreeMap<usize, *mut sys::vmspace>> = Held::new(BTreeMap::new());
+
+/// Runs `sleep`, a module's. A process of the kernel may sleep in the address space of a program, but
+/// not longer than that has it.
+pub fn lodging<R>(sleep: impl FnOnce() -> R) -> R {
+    let Some((same_cred, elsewhere)) = away() else { return sleep() };
+    if !same_cred {
+        report::panic("a process of the kernel sleeps with another's credential");
+    }
+    let Some(vm) = elsewhere else { return sleep() };
+    let me = sched::current();
+    LODGERS.with(|lodgers| lodgers.insert(me, vm));
+    assert_tenant(vm);
+    let result = sleep();
+    LODGERS.with(|lodgers| lodgers.remove(&me));
+    result
+}
+
+/// Checks that no process of the kernel sleeps in an address space that no program has.
+fn assert_tenant(vm: *mut sys::vmspace) {
+    let lodges = LODGERS.with(|lodgers| lodgers.values().any(|&at| at == vm));
+    // SAFETY: processes of the table.
+    let has = |its: &Proc| unsafe {
+        (*its.p).p_flag as u32 & sys::P_KPROC == 0 && (*its.p).p_vmspace == vm
+    };
+    if lodges && !PROCS.with(|procs| procs.table.values().any(has)) {
+        report::panic("a process of the kernel sleeps in an address space that no program has");
     }
 }
 
@@ -674,6 +712,7 @@ pub fn exit(status: i32) {
     leave_files(files);
     // SAFETY: as above; a dead process has no address space.
     let vm = unsafe { std::mem::replace(&mut (*p).p_vmspace, std::ptr::null_mut()) };
+    assert_tenant(vm);
     vm::release(vm);
     let (parent, orphans) = PROCS.with(|procs| {
         let mut orphans = Vec::new();
@@ -829,6 +868,7 @@ pub fn exec(path: &Path, argv: &[Vec<u8>], frame: &mut Frame) -> Result<(), Errn
     imports::notify_exec(p);
     // SAFETY: the current process, whose other threads are stopped at the boundary.
     let old = unsafe { std::mem::replace(&mut (*p).p_vmspace, new) };
+    assert_tenant(old);
     vm::release(old);
     // The stopped threads see this when they wake, and end.
     single(true);
