@@ -11,7 +11,7 @@ use crate::kern::knote::{About, Event};
 use crate::kern::probe::Probe;
 use crate::kern::proc::{Curthread, LiveProc};
 use crate::kern::signal::Signal;
-use crate::kern::user::Notify;
+use crate::kern::user::{KqueueEvent, Notify};
 use crate::model::Errno;
 use crate::model::table::News;
 
@@ -27,6 +27,7 @@ impl Notice {
     ///
     /// # Errors
     /// EBADF, ENOTCAPABLE, ENOMEM: the kqueue.
+    #[inline]
     pub fn prepare(
         td: Curthread,
         process: &Arc<Process>,
@@ -34,14 +35,23 @@ impl Notice {
         ident: u64,
         notify: &Notify,
     ) -> Result<Option<Notice>, Errno> {
-        Ok(match notify {
-            Notify::None => None,
-            Notify::Signal(signal) => Some(Notice::Signal(Signal::new(signal, ident))),
-            Notify::Kevent(event) => {
-                let event = Event::register(td, process.mutex(), about, ident, event)?;
-                Some(Notice::Event(event))
-            }
-        })
+        match notify {
+            Notify::None => Ok(None),
+            Notify::Signal(signal) => Ok(Some(Notice::Signal(Signal::new(signal, ident)))),
+            Notify::Kevent(event) => Notice::register(td, process, about, ident, event),
+        }
+    }
+
+    #[inline(never)]
+    fn register(
+        td: Curthread,
+        process: &Arc<Process>,
+        about: About,
+        ident: u64,
+        kevent: &KqueueEvent,
+    ) -> Result<Option<Notice>, Errno> {
+        let event = Event::register(td, process.mutex(), about, ident, kevent)?;
+        Ok(Some(Notice::Event(event)))
     }
 }
 

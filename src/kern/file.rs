@@ -182,6 +182,7 @@ impl File {
     }
 
     /// What kind of file it is.
+    #[inline]
     pub fn kind(&self) -> Kind {
         // SAFETY: f_ops is set before a file is shared and points to constant tables.
         if unsafe { (*self.0.as_ref().f_ops).fo_aio_queue }.is_some() {
@@ -208,8 +209,11 @@ impl File {
 
     /// Whether it is a disk device.
     pub fn is_disk(&self) -> bool {
-        // SAFETY: the file references the vnode; vn_isdisk takes what locks it needs.
-        self.vnode().is_some_and(|vp| unsafe { sys::vn_isdisk(vp.as_ptr()) })
+        // SAFETY: the file references the vnode, whose type does not become a device's; vn_isdisk
+        // takes what locks it needs.
+        self.vnode().is_some_and(|vp| unsafe {
+            u32::from(vp.as_ref().v_type) == u32::from(sys::VCHR) && sys::vn_isdisk(vp.as_ptr())
+        })
     }
 
     /// Reads into, or writes from, the user's buffer at `offset`, or where the file is (which moves

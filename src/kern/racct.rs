@@ -40,12 +40,18 @@ impl LiveProc {
     ///
     /// # Context
     /// Takes the process lock; does not sleep.
-    #[inline(never)]
+    #[inline]
     pub fn charge(&self, outcome: &Outcome) {
         let usage = &outcome.usage;
-        if (usage.inblock | usage.oublock) == 0 || !is_enabled() {
-            return;
+        if (usage.inblock | usage.oublock) != 0 && is_enabled() {
+            self.charge_enabled(outcome);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn charge_enabled(&self, outcome: &Outcome) {
+        let usage = &outcome.usage;
         let bytes = u64::try_from(outcome.status).unwrap_or(0);
         let (read, written) = if usage.oublock > 0 { (0, bytes) } else { (bytes, 0) };
         // SAFETY: the process is live.

@@ -531,6 +531,7 @@ impl UserAiocb {
     /// # Errors
     /// EINVAL: the aiocb is not writable. A request without this word could not be told from others
     /// by a debugger; the built-in refuses it so.
+    #[inline]
     pub fn store_kernelinfo(self, number: i64) -> Result<(), Errno> {
         if HAS_KERNELINFO {
             self.abi.store(self.word(2), number).map_err(|_| Errno::EINVAL)?;
