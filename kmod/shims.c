@@ -189,16 +189,12 @@ aio_rs_sorele(struct socket *so)
 	CURVNET_RESTORE();
 }
 
+/* The buffer is none, but its lock is one, of a socket that listens. */
 struct sockbuf *
-aio_rs_sobuf(struct socket *so, sb_which which)
-{
-	return (sobuf(so, which));
-}
-
-void
 aio_rs_sockbuf_lock(struct socket *so, sb_which which)
 {
 	SOCK_BUF_LOCK(so, which);
+	return (sobuf(so, which));
 }
 
 void

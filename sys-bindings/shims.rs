@@ -56,8 +56,7 @@ unsafe extern "C" {
 
     pub fn aio_rs_soref(so: *mut socket);
     pub fn aio_rs_sorele(so: *mut socket);
-    pub fn aio_rs_sobuf(so: *mut socket, which: c_int) -> *mut sockbuf;
-    pub fn aio_rs_sockbuf_lock(so: *mut socket, which: c_int);
+    pub fn aio_rs_sockbuf_lock(so: *mut socket, which: c_int) -> *mut sockbuf;
     pub fn aio_rs_sockbuf_unlock(so: *mut socket, which: c_int);
     pub fn aio_rs_soreadable(so: *mut socket) -> c_int;
     pub fn aio_rs_sowriteable(so: *mut socket) -> c_int;

@@ -45,6 +45,11 @@ pub struct Flight {
 }
 
 impl Flight {
+    /// Says which request of its process's table it is.
+    pub fn enter(&mut self, id: Id) {
+        self.id = id;
+    }
+
     /// Its request.
     pub fn request(&self) -> &Request {
         &self.request
@@ -209,6 +214,13 @@ impl Engine {
         Ok(batch)
     }
 
+    /// Launches what the table has. Sleeps.
+    pub(super) fn launch(&self, flight: Box<Batch<Flight>>) {
+        if let Some(landed) = flight.launch() {
+            self.landed(landed);
+        }
+    }
+
     /// Takes the result of a request to its process, in the driver's context: must not sleep.
     pub fn landed(&self, landed: Landed<Flight>) {
         let (flight, moved) = landed.finish();
@@ -255,8 +267,7 @@ pub(super) struct Runway {
 
 impl Runway {
     /// Adds one, under the process's mutex; there must be room.
-    pub fn push(&mut self, mut flight: Box<Batch<Flight>>, id: Id) {
-        flight.owner.id = id;
+    pub fn push(&mut self, flight: Box<Batch<Flight>>) {
         self.flights[self.count] = Some(flight);
         self.count += 1;
     }
@@ -270,9 +281,7 @@ impl Runway {
     pub fn launch(&mut self, engine: &Engine) {
         let flights = &mut self.flights[..core::mem::take(&mut self.count)];
         for flight in flights.iter_mut().filter_map(Option::take) {
-            if let Some(landed) = flight.launch() {
-                engine.landed(landed);
-            }
+            engine.launch(flight);
         }
     }
 }

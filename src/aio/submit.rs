@@ -91,12 +91,10 @@ impl Prepared {
 
 /// How far a request is when it is queued.
 enum Stage {
-    /// The table is all it needs.
+    /// A place in the table is all it needs to be queued.
     Plain(Plain),
     /// It is to wait for its socket or pipe.
     Lane(Box<Request>),
-    /// A disk's driver is to perform it.
-    Fly(Box<Batch<Flight>>),
 }
 
 /// See [`Stage::Plain`].
@@ -105,6 +103,8 @@ enum Plain {
     ToDo(Box<Request>),
     /// The submitter has read so many bytes.
     Read(usize, Took),
+    /// A disk's driver is to perform it.
+    Fly(Box<Batch<Flight>>),
 }
 
 /// What is to be done, as far as the call says.
@@ -343,7 +343,8 @@ impl Engine {
         Ok(match way {
             Way::Direct(route) => {
                 let offset = aiocb.offset;
-                Stage::Fly(self.board(td, process, route, operation, offset, &buffer, request)?)
+                let flight = self.board(td, process, route, operation, offset, &buffer, request)?;
+                Stage::Plain(Plain::Fly(flight))
             }
             way => {
                 if operation.changes() {
@@ -379,8 +380,7 @@ impl Engine {
         })
     }
 
-    /// As [`Engine::enqueue`], of one request of a call of its own for which the table is enough: most
-    /// are.
+    /// As [`Engine::enqueue`], of one request of a call of its own that needs no lane: most are such.
     #[inline(never)]
     fn enqueue_plain(
         &self,
@@ -399,12 +399,15 @@ impl Engine {
             return Ok(Served::Pass);
         }
         self.admit(&inner)?;
-        self.place(&mut inner, &submission, plain, notice, None);
+        let flight = self.place(&mut inner, &submission, plain, notice, None);
         inner.accepted = true;
         let kick = self.pool.schedule(&self.config, process, &mut inner);
         process.unlock_and_wake(inner);
         kick.deliver();
         self.statistics.depth(self.config.num_queue_count.get());
+        if let Some(flight) = flight {
+            self.launch(flight);
+        }
         if works && self.pool.is_empty() {
             self.restart_workers();
         }
@@ -427,7 +430,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a counted request into the table.
+    /// Puts a counted request into the table. Returns what is to be launched once no lock is held.
     #[inline(always)]
     fn place(
         &self,
@@ -436,7 +439,7 @@ impl Engine {
         plain: Plain,
         notice: Option<Notice>,
         group: Option<Id>,
-    ) {
+    ) -> Option<Box<Batch<Flight>>> {
         let (table, tell) = inner.parts();
         match plain {
             Plain::ToDo(request) => {
@@ -448,7 +451,14 @@ impl Engine {
                 let told = |notice: &mut Notice, news| tell.tell(notice, news);
                 table.submit_done(submission, Outcome::read(read), notice, group, told);
             }
+            Plain::Fly(mut flight) => {
+                self.statistics.queued(flight.owner.request());
+                flight.owner.enter(table.submit_running(submission, notice, group));
+                inner.flights += 1;
+                return Some(flight);
+            }
         }
+        None
     }
 
     /// After an unload that failed took the workers away from requests that were queued meanwhile:
@@ -577,7 +587,12 @@ impl Engine {
                 panic!("a request is queued twice")
             };
             match stage {
-                Stage::Plain(plain) => self.place(inner, &submission, plain, notice, group),
+                Stage::Plain(plain) => {
+                    let flight = self.place(inner, &submission, plain, notice, group);
+                    if let Some(flight) = flight {
+                        taken.runway.push(flight);
+                    }
+                }
                 Stage::Lane(request) => {
                     let class = self.statistics.parking(&request);
                     let arrival = Arrival { submission, request, notice, group };
@@ -595,12 +610,6 @@ impl Engine {
                             };
                         }
                     }
-                }
-                Stage::Fly(flight) => {
-                    self.statistics.queued(flight.owner.request());
-                    let id = inner.table.submit_running(&submission, notice, group);
-                    inner.flights += 1;
-                    taken.runway.push(flight, id);
                 }
             }
             inner.accepted = true;

@@ -370,6 +370,8 @@ impl<T> DerefMut for Guard<'_, T> {
 #[must_use]
 pub struct Buf<'a> {
     so: NonNull<sys::socket>,
+    /// Its buffer, if it does not listen.
+    raw: *mut sys::sockbuf,
     direction: Direction,
     _not_send: PhantomData<(&'a (), *mut ())>,
 }
@@ -379,8 +381,8 @@ impl Buf<'_> {
     /// The socket stays referenced as long as `'a`.
     unsafe fn lock<'a>(so: NonNull<sys::socket>, direction: Direction) -> Buf<'a> {
         // SAFETY: the lock is in the socket, also in a listening one.
-        unsafe { sys::aio_rs_sockbuf_lock(so.as_ptr(), direction.which()) };
-        Buf { so, direction, _not_send: PhantomData }
+        let raw = unsafe { sys::aio_rs_sockbuf_lock(so.as_ptr(), direction.which()) };
+        Buf { so, raw, direction, _not_send: PhantomData }
     }
 
     /// Whether it accepts connections. It has no buffers then, and nothing else may be asked.
@@ -392,8 +394,7 @@ impl Buf<'_> {
 
     fn raw(&self) -> *mut sys::sockbuf {
         assert!(!self.is_listening(), "a listening socket has no buffers");
-        // SAFETY: the socket is referenced.
-        unsafe { sys::aio_rs_sobuf(self.so.as_ptr(), self.direction.which()) }
+        self.raw
     }
 
     fn has(&self, flag: u32) -> bool {
