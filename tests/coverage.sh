@@ -62,7 +62,7 @@ once 9 -- "$programs/pipes"
 once 1 -- "$programs/httpd" --mb 10 --connections 16
 once 1 -- "$programs/deliver" --rounds 10
 once 1 -- "$programs/parked" --most 5000 --sockets 100
-many seeds "$seeds" -- "$programs/stress" --procs 3 --threads 2 --requests 800 --seed @seed
+many seeds "$seeds" -- "$programs/stress" --procs 3 --threads 2 --requests 500 --seed @seed
 many seeds "$(((seeds + 3) / 4))" --disk da0:2097152 --disk da1:2097152:faults -- \
     "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed --disk /dev/da1 -- \
     "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
