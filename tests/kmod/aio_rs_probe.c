@@ -981,6 +981,7 @@ modevent(module_t mod __unused, int event, void *arg __unused)
 		probe_disks();
 		probe_processes();
 		probe_sockets();
+		probe_pipes();
 		probe_signals();
 		probe_process_events();
 		return (0);

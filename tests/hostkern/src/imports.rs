@@ -1448,7 +1448,9 @@ fn format_c(format: *const c_char, args: &[u64]) -> String {
         }
         let mut long = false;
         for kind in chars.by_ref() {
-            let mut next = || args.next().copied().unwrap_or(0);
+            let mut next = || {
+                args.next().copied().unwrap_or_else(|| report::panic("printf of too many values"))
+            };
             match kind {
                 'l' | 'z' | 'j' => {
                     long = true;

@@ -34,6 +34,8 @@
 #define	FD_ENDED	18	/* a stream whose peer is closed */
 #define	FD_LISTEN	19
 #define	FD_DISK		20
+#define	FD_PIPE_READ	21
+#define	FD_PIPE_WRITE	22
 #define	FD_ABSENT	99
 
 /* The disk's size, and that of its sectors. */
@@ -69,6 +71,7 @@ void	probe_calls(void);
 void	probe_disks(void);
 void	probe_disks_gone(void);
 void	probe_files(void);
+void	probe_pipes(void);
 void	probe_processes(void);
 void	probe_process_events(void);
 void	probe_process_events_end(void);

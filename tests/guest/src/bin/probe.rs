@@ -22,7 +22,7 @@ const UNTOUCHED: usize = 0x2002_0000;
 const BUFFER: usize = 0x2003_0000;
 const FORBIDDEN: usize = 0x2005_0000;
 /// Descriptors: a file to read, to write, as a path, with the right to read at no offset; a socket and
-/// its peer; two of datagrams; one whose peer is closed; one that listens; a disk.
+/// its peer; two of datagrams; one whose peer is closed; one that listens; a disk; a pipe's two ends.
 const DESCRIPTORS: i32 = 10;
 /// The disk's number.
 const DISK: &core::ffi::CStr = c"77";
@@ -139,10 +139,11 @@ fn descriptors() -> guest::Result<()> {
         return Err(guest::errno::ENXIO);
     }
     let disk = sys::open(c"/dev/md77", sys::O_RDWR, 0)?;
+    let (reading, writing) = sys::pipe()?;
     let sockets = [socket, peer, datagram, its_peer, ended, listening];
     // Where they are may be where another is to be.
     let aside = |index: usize| DESCRIPTORS + 20 + index as i32;
-    let all = opened.into_iter().chain(sockets).chain([disk]);
+    let all = opened.into_iter().chain(sockets).chain([disk, reading, writing]);
     let count = all.clone().count();
     for (index, fd) in all.enumerate() {
         sys::dup2(fd, aside(index))?;
