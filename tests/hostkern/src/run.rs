@@ -985,7 +985,10 @@ fn settle(
     if late {
         why = Some(format!("still running after {} s", LIMIT.as_secs()));
     } else if !status.success() {
-        why = Some(format!("{status}"));
+        // What the host kernel complained of, which may be far above the end.
+        let mut told = log.lines().filter_map(|line| line.strip_prefix("hostkern: "));
+        let told = told.find(|line| line.starts_with(char::is_uppercase));
+        why = Some(told.map_or(format!("{status}"), |told| format!("{told} ({status})")));
     } else if run.expected.is_some() && run.expected != trace {
         why = Some(format!("its trace is {trace:?}, and was {:?} before", run.expected));
     } else if run.expected.is_some() {

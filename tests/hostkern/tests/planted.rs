@@ -61,7 +61,10 @@ const PLANTED: [(&str, &str); 36] = [
     ("timeout is on time", "planted: 0 owned 500 ms"),
     ("double fetch", "user memory at 0x300004 is fetched twice in one call"),
     ("another's credential", "a process of the kernel sleeps with another's credential"),
-    ("another's address space", "a process of the kernel sleeps in an address space that no program has"),
+    (
+        "another's address space",
+        "a process of the kernel sleeps in an address space that no program has",
+    ),
     ("bio leak", "LEFT OVER: 1 bios are left"),
     ("bio freed twice", "a bio is destroyed that is none"),
     ("page not held", "a page is unheld that is not held"),
