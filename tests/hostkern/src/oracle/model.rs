@@ -117,6 +117,7 @@ struct Claim {
 #[derive(Default)]
 struct Process {
     requests: BTreeMap<Address, Request>,
+    /// None of these is in `requests`.
     blurred: BTreeSet<Address>,
     claims: Vec<Claim>,
     /// Nothing is known of it any more.
@@ -182,9 +183,8 @@ impl Request {
     }
 
     fn is_done(&mut self, seen: Seen, outcome: Option<i32>) -> Verdict {
-        if self.done_before.is_none_or(|before| before > seen.ended) {
-            self.done_before = Some(seen.ended);
-        }
+        // Calls are judged in the order of their ends.
+        self.done_before.get_or_insert(seen.ended);
         let Some(outcome) = outcome else { return Ok(()) };
         if outcome == ECANCELED && !self.cancel {
             return Err(format!("{} was cancelled, and nobody asked for it", self.name()));
@@ -230,9 +230,6 @@ impl Request {
 impl Process {
     /// The request that a call may have seen under an address: nobody had collected it before.
     fn seen(&mut self, address: Address, seen: Seen) -> Option<&mut Request> {
-        if self.blurred.contains(&address) {
-            return None;
-        }
         let request = self.requests.get_mut(&address)?;
         request.collected.is_none_or(|(_, ended)| ended > seen.begun).then_some(request)
     }
@@ -240,6 +237,13 @@ impl Process {
     /// The request that a call has asked for, unless it was collected and its aiocb used again since.
     fn asked(&mut self, address: Address, seen: Seen) -> Option<&mut Request> {
         self.requests.get_mut(&address).filter(|request| request.asked == seen.begun)
+    }
+
+    /// A cancellation begins, or goes on while requests are made.
+    fn cancel(&mut self, fd: i32, file: usize, address: Option<Address>) {
+        for request in self.requests.values_mut() {
+            request.cancel |= covers(fd, file, address, &request.wanted);
+        }
     }
 
     /// A request is done; a sync that came off has waited for what was before it.
@@ -303,20 +307,14 @@ impl Model {
                     self.requests += ask(process, *wanted, time);
                 }
             }
-            Call::Cancel { fd, file, address, .. } => {
-                for request in process.requests.values_mut() {
-                    request.cancel |= covers(*fd, *file, *address, &request.wanted);
-                }
-            }
+            Call::Cancel { fd, file, address, .. } => process.cancel(*fd, *file, *address),
             _ => {}
         }
         // Cancellations that run may reach what comes meanwhile.
         if matches!(call, Call::Submit(_) | Call::List { .. }) {
             for begun in self.begun.values().filter(|begun| begun.pid == pid) {
                 if let Call::Cancel { fd, file, address, .. } = begun.call {
-                    for request in process.requests.values_mut() {
-                        request.cancel |= covers(fd, file, address, &request.wanted);
-                    }
+                    process.cancel(fd, file, address);
                 }
             }
         }
@@ -390,6 +388,12 @@ fn judge(
             Call::Return(other) => *other == address,
             _ => false,
         })
+    };
+    // Whether a call that says there is nothing has missed a request.
+    let missed = |request: &&Request| {
+        request.is_present(seen)
+            && request.was_done_at(seen.begun)
+            && !collecting(request.wanted.address)
     };
     match (call, answer) {
         (Call::Submit(wanted), Answer::Value(_)) => {
@@ -497,18 +501,9 @@ fn judge(
             Ok(())
         }
         (Call::WaitComplete, Answer::Failed(EAGAIN)) => {
-            let missed = process.requests.iter().find(|(address, request)| {
-                request.is_present(seen)
-                    && request.was_done_at(seen.begun)
-                    && !process.blurred.contains(*address)
-                    && !collecting(**address)
-            });
-            match missed {
-                Some((_, request)) => {
-                    Err(format!("aio_waitcomplete found nothing, and {} was done", request.name()))
-                }
-                None => Ok(()),
-            }
+            process.requests.values().find(missed).map_or(Ok(()), |request| {
+                Err(format!("aio_waitcomplete found nothing, and {} was done", request.name()))
+            })
         }
         (Call::Cancel { fd, file, address: Some(address), disk }, Answer::Value(value)) => {
             let Some(request) = process.seen(*address, seen) else { return Ok(()) };
@@ -538,9 +533,7 @@ fn judge(
             let mut addresses = BTreeSet::new();
             for &address in list.iter().filter(|&&address| address != 0) {
                 let request = process.requests.get(&address);
-                if !request.is_some_and(|request| request.is_present(seen))
-                    || process.blurred.contains(&address)
-                {
+                if !request.is_some_and(|request| request.is_present(seen)) {
                     return Ok(());
                 }
                 addresses.insert(address);
@@ -555,23 +548,13 @@ fn judge(
             }
         }
         (Call::Suspend(list), Answer::Failed(EAGAIN)) => {
-            for address in list {
-                let Some(request) = process.requests.get(address) else { continue };
-                if request.is_present(seen)
-                    && request.was_done_at(seen.begun)
-                    && !process.blurred.contains(address)
-                    && !collecting(*address)
-                {
-                    return Err(format!("aio_suspend waited for {}, done before", request.name()));
-                }
-            }
-            Ok(())
+            let mut listed = list.iter().filter_map(|address| process.requests.get(address));
+            listed.find(missed).map_or(Ok(()), |request| {
+                Err(format!("aio_suspend waited for {}, done before", request.name()))
+            })
         }
         (Call::Kevent, Answer::Events(addresses)) if !process.shares => {
             for &address in addresses {
-                if process.blurred.contains(&address) {
-                    continue;
-                }
                 let Some(request) = process.requests.get(&address) else { continue };
                 match request.collected {
                     Some((_, ended)) if ended <= seen.begun && request.asked < seen.begun => {
