@@ -27,6 +27,7 @@ cases! { "process":
     exit_does_not_wait_for_what_may_take_for_ever
         differs "it waits until the request is done, and cannot be killed",
     f03_exit_with_results_uncollected_leaves_nothing,
+    f03_shared_memory_is_detached_when_wait_reports_the_process,
     a_killed_waiter_is_gone_soon,
     a_killed_submitter_is_gone_soon,
     f21_exec_leaves_nothing,
@@ -325,6 +326,70 @@ fn f03_exit_with_results_uncollected_leaves_nothing(test: &Test) -> Outcome {
         }
         0
     })
+}
+
+/// System V shared memory, by the calls' numbers.
+mod shm {
+    use guest::{Result, sys};
+
+    const SHMAT: u64 = 228;
+    const SHMGET: u64 = 231;
+    const SHMCTL: u64 = 512;
+    const IPC_RMID: usize = 0;
+    const IPC_STAT: usize = 2;
+    /// IPC_CREAT, and the owner's rights.
+    const CREATE: usize = 0o1600;
+    /// Where shm_nattch is in struct shmid_ds, in words of 32 bits.
+    const ATTACHED: usize = if size_of::<usize>() == 8 { 12 } else { 9 };
+
+    /// A segment of its own, removed when dropped.
+    pub struct Segment(usize);
+
+    impl Segment {
+        pub fn new(size: usize) -> Result<Segment> {
+            sys::call(SHMGET, [0, size, CREATE, 0, 0, 0]).map(Segment)
+        }
+
+        pub fn attach(&self) -> Result<usize> {
+            sys::call(SHMAT, [self.0, 0, 0, 0, 0, 0])
+        }
+
+        /// How often it is attached.
+        pub fn attached(&self) -> Result<u32> {
+            let mut state = [0u32; 64];
+            sys::call(SHMCTL, [self.0, IPC_STAT, state.as_mut_ptr().addr(), 0, 0, 0])?;
+            Ok(state[ATTACHED])
+        }
+    }
+
+    impl Drop for Segment {
+        fn drop(&mut self) {
+            let _ = sys::call(SHMCTL, [self.0, IPC_RMID, 0, 0, 0, 0]);
+        }
+    }
+}
+
+fn f03_shared_memory_is_detached_when_wait_reports_the_process(test: &Test) -> Outcome {
+    if sysctl::get("kern.ipc.shmmax").is_none() {
+        return skip(format_args!("no System V shared memory here"));
+    }
+    let fd = test.file("file", 100)?;
+    let segment = shm::Segment::new(4096).must("shmget")?;
+    same(segment.attached(), Ok(0), "attachments of a new segment")?;
+    for _ in 0..5 {
+        let pid = test.child(|test| {
+            let cb = test.request(Op::Write, fd, 0, &test.buffer(10));
+            let done = segment.attach().is_ok()
+                && segment.attached() == Ok(1)
+                && matches!(test.submit(Op::Write, cb).and_then(|()| test.done(cb)), Ok(0));
+            // Whoever performed it has gone to sleep by then.
+            sleep_ms(50);
+            i32::from(!done)
+        })?;
+        test.child_ended(pid, "a child", Ended::Exit(0))?;
+        same(segment.attached(), Ok(0), "attachments when the child has ended")?;
+    }
+    Ok(())
 }
 
 fn a_killed_waiter_is_gone_soon(test: &Test) -> Outcome {
