@@ -12,8 +12,8 @@
 //! that none can be had.
 //!
 //! An idle worker stays in the address space it was last in, until it gets other work or the process
-//! goes: most often the next request is of the same process, and two changes of the address space
-//! cost more than all else a worker does for a small one.
+//! goes: most often the next request is of the same process, and is spared two changes of the address
+//! space and what they make the processor forget.
 //!
 //! Difference from the built-in: one worker always stays, so that an accepted request never lacks
 //! one.

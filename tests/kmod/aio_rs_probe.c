@@ -344,15 +344,8 @@ user_memory(void)
 	FACT("copyinuio from nowhere", "%d", copyinuio((struct iovec *)NOTHING, 1, &uio));
 
 	for (i = 0; i < 2; i++) {
-		memset(&local, 0, sizeof(local));
-		iov.iov_base = i == 0 ? READABLE : NOTHING - 4;
-		iov.iov_len = 8;
-		local.uio_iov = &iov;
-		local.uio_iovcnt = 1;
-		local.uio_resid = 8;
-		local.uio_segflg = UIO_USERSPACE;
-		local.uio_rw = i == 0 ? UIO_READ : UIO_WRITE;
-		local.uio_td = curthread;
+		probe_uio(&local, &iov, i == 0 ? READABLE : NOTHING - 4, 8, UIO_USERSPACE,
+		    i == 0 ? UIO_READ : UIO_WRITE);
 		error = uiomove(bytes, 8, &local);
 		if (i == 0) {
 			FACT("uiomove to where only reading is allowed", "%d, %zd bytes left, offset %jd", error,
@@ -470,17 +463,9 @@ sockets(void)
 		return;
 	}
 	for (i = 0; i < 4; i++) {
-		iov.iov_base = bytes;
-		iov.iov_len = sizeof(bytes);
-		memset(&uio, 0, sizeof(uio));
-		uio.uio_iov = &iov;
-		uio.uio_iovcnt = 1;
-		uio.uio_resid = sizeof(bytes);
-		uio.uio_segflg = UIO_SYSSPACE;
-		uio.uio_td = curthread;
+		probe_uio(&uio, &iov, bytes, sizeof(bytes), UIO_SYSSPACE, i == 1 ? UIO_WRITE : UIO_READ);
 		flags = MSG_NBIO;
 		if (i == 1) {
-			uio.uio_rw = UIO_WRITE;
 			error = sosend(files[1]->f_data, NULL, &uio, NULL, NULL, flags, curthread);
 			FACT("sosend", "%d, %zd bytes left", error, uio.uio_resid);
 		} else {
@@ -504,6 +489,21 @@ probe_siginfo(ksiginfo_t *ksi, int signo)
 	ksi->ksi_signo = signo;
 	ksi->ksi_code = SI_ASYNCIO;
 	ksi->ksi_flags |= KSI_EXT | KSI_INS;
+}
+
+/* Describes a transfer to or from so many bytes of memory, in one piece. */
+void
+probe_uio(struct uio *uio, struct iovec *iov, void *memory, size_t len, enum uio_seg space, enum uio_rw way)
+{
+	iov->iov_base = memory;
+	iov->iov_len = len;
+	memset(uio, 0, sizeof(*uio));
+	uio->uio_iov = iov;
+	uio->uio_iovcnt = 1;
+	uio->uio_resid = len;
+	uio->uio_segflg = space;
+	uio->uio_rw = way;
+	uio->uio_td = curthread;
 }
 
 /* Whether the running thread has a signal: a sleep that signals end says so. */

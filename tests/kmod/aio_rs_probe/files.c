@@ -181,16 +181,8 @@ cached(struct vnode *vp, off_t offset, struct uio *uio, char *memory, int wanted
 	int error, save, tries;
 
 	for (tries = 0; tries < 100; tries++) {
-		iov.iov_base = memory;
-		iov.iov_len = len;
-		memset(uio, 0, sizeof(*uio));
-		uio->uio_iov = &iov;
-		uio->uio_iovcnt = 1;
+		probe_uio(uio, &iov, memory, len, UIO_USERSPACE, UIO_READ);
 		uio->uio_offset = offset;
-		uio->uio_resid = len;
-		uio->uio_segflg = UIO_USERSPACE;
-		uio->uio_rw = UIO_READ;
-		uio->uio_td = curthread;
 		range = vn_rangelock_tryrlock(vp, offset, offset + len);
 		save = vm_fault_disable_pagefaults();
 		error = aio_rs_VOP_READ_PGCACHE_APV(vp->v_op, &args);

@@ -23,7 +23,7 @@ static ssize_t left;
 static int
 transfer(struct file *fp, enum uio_rw way, size_t len)
 {
-	struct iovec iov = { .iov_base = bytes, .iov_len = len };
+	struct iovec iov;
 	struct file own;
 	struct uio uio;
 	int error;
@@ -36,13 +36,7 @@ transfer(struct file *fp, enum uio_rw way, size_t len)
 	own.f_type = fp->f_type;
 	own.f_count = 1;
 	own.f_flag = FREAD | FWRITE | FNONBLOCK;
-	memset(&uio, 0, sizeof(uio));
-	uio.uio_iov = &iov;
-	uio.uio_iovcnt = 1;
-	uio.uio_resid = len;
-	uio.uio_segflg = UIO_SYSSPACE;
-	uio.uio_rw = way;
-	uio.uio_td = curthread;
+	probe_uio(&uio, &iov, bytes, len, UIO_SYSSPACE, way);
 	if (way == UIO_READ)
 		error = fo_read(&own, &uio, curthread->td_ucred, 0, curthread);
 	else

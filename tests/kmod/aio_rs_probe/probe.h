@@ -13,6 +13,7 @@
 #include <sys/mutex.h>
 #include <sys/proc.h>
 #include <sys/signalvar.h>
+#include <sys/uio.h>
 
 /* What the program has made, as in tests/guest/src/bin/probe.rs. */
 #define	WRITABLE	((char *)0x20000000)	/* a page: its bytes are their offset */
@@ -65,6 +66,7 @@ void	probe_join(struct helper *);
 void	probe_after_ms(int);
 int	probe_signalled(void);
 void	probe_siginfo(ksiginfo_t *, int);
+void	probe_uio(struct uio *, struct iovec *, void *, size_t, enum uio_seg, enum uio_rw);
 
 /* Subjects of their own. */
 void	probe_calls(void);

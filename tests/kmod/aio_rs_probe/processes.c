@@ -70,15 +70,7 @@ visits_twice(struct helper *h)
 	FACT("the space it has switched to", "%u more references", refcount_load(&its->vm_refcnt) - before);
 	vmspace_switch_aio(its);
 	FACT("the space it has switched to again", "%u more references", refcount_load(&its->vm_refcnt) - before);
-	memset(&uio, 0, sizeof(uio));
-	iov.iov_base = WRITABLE + 4;
-	iov.iov_len = sizeof(word);
-	uio.uio_iov = &iov;
-	uio.uio_iovcnt = 1;
-	uio.uio_resid = sizeof(word);
-	uio.uio_segflg = UIO_USERSPACE;
-	uio.uio_rw = UIO_WRITE;
-	uio.uio_td = curthread;
+	probe_uio(&uio, &iov, WRITABLE + 4, sizeof(word), UIO_USERSPACE, UIO_WRITE);
 	error = uiomove(&word, sizeof(word), &uio);
 	FACT("uiomove there", "%d, %x", error, word);
 	vmspace_switch_aio(own);

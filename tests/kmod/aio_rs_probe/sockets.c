@@ -22,17 +22,11 @@ static ssize_t left;
 static int
 transfer(struct socket *so, enum uio_rw way, size_t len)
 {
-	struct iovec iov = { .iov_base = bytes, .iov_len = len };
+	struct iovec iov;
 	struct uio uio;
 	int error, flags = MSG_NBIO;
 
-	memset(&uio, 0, sizeof(uio));
-	uio.uio_iov = &iov;
-	uio.uio_iovcnt = 1;
-	uio.uio_resid = len;
-	uio.uio_segflg = UIO_SYSSPACE;
-	uio.uio_rw = way;
-	uio.uio_td = curthread;
+	probe_uio(&uio, &iov, bytes, len, UIO_SYSSPACE, way);
 	if (way == UIO_READ)
 		error = soreceive(so, NULL, &uio, NULL, NULL, &flags);
 	else
