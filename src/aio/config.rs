@@ -7,7 +7,6 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::kern::proc::Curthread;
-use crate::kern::sleep::Span;
 use crate::kern::sysctl::{IntVar, Tree};
 use crate::model::Errno;
 
@@ -125,10 +124,10 @@ impl Config {
         at_least_zero(self.target_aio_procs).clamp(1, self.workers_max())
     }
 
-    /// How long a worker beyond the target stays idle; `None`: for ever, as the built-in's with 0.
-    pub fn worker_lifetime(&self) -> Option<Span> {
-        let ticks = self.aiod_lifetime.get();
-        (ticks > 0).then(|| Span::from_ticks(ticks))
+    /// How long a worker beyond the target stays idle, in clock ticks; `None`: for ever, as the
+    /// built-in's with 0.
+    pub fn worker_lifetime(&self) -> Option<i32> {
+        Some(self.aiod_lifetime.get()).filter(|&ticks| ticks > 0)
     }
 
     /// Requests in all, not reaped, at most.

@@ -15,6 +15,10 @@
 //! goes: most often the next request is of the same process, and is spared two changes of the address
 //! space and what they make the processor forget.
 //!
+//! No worker sets a clock when it sleeps. While there are more workers than are to be kept, the manager
+//! does: it has as many end as were never needed in the time a worker may be idle. It has one too while
+//! a process waits for `max_aio_per_proc`, of whose changes nobody tells.
+//!
 //! Difference from the built-in: one worker always stays, so that an accepted request never lacks
 //! one.
 //!
@@ -44,6 +48,10 @@ use crate::model::Errno;
 /// How many sleep channels the workers have.
 const SEATS: usize = 256;
 
+/// How many of the workers that are to be kept are started before they are needed, at most: the
+/// built-in's default of all workers. A target of millions does not take all of the process table.
+const EAGER: usize = 32;
+
 /// The seat of the manager, who is no worker.
 const MANAGER: usize = usize::MAX;
 
@@ -68,6 +76,15 @@ struct Inner {
     queue: VecDeque<ManuallyDrop<Work>>,
     /// Seats of idle workers, youngest last. Has room for every seat.
     idle: Vec<usize>,
+    /// How long a worker may be idle, in clock ticks, if the manager sleeps no longer than that.
+    watched: Option<i32>,
+    /// The least number of idle workers since the manager set its clock.
+    spare: usize,
+    /// A process with requests was taken from the queue while `max_aio_per_proc` was 0. Nobody says when
+    /// it is raised, so the manager queues such processes again after a while.
+    held: bool,
+    /// How many workers are to end: the next that find nothing to do.
+    dismissed: usize,
     seats: Vec<Seat>,
     /// Workers that run, or are about to.
     workers: usize,
@@ -79,7 +96,7 @@ struct Inner {
     leaving: usize,
     /// Attempts to start a worker that failed.
     failures: u32,
-    /// Somebody has used AIO, so the workers that are to be kept are to be there.
+    /// Somebody has used AIO, so workers that are to be kept are to be there.
     demanded: bool,
     manager: Manager,
     /// Workers and manager are to end.
@@ -109,7 +126,7 @@ enum Seat {
     Busy,
     /// Asleep, in the address space of a process if it lodges there.
     Idle(Option<Guest>),
-    /// About to be woken, for work, and not yet awake.
+    /// About to be woken, for work or to end, and not yet awake.
     Roused(Option<Guest>),
     /// About to be woken, to leave first where it lodges.
     Evicted(Guest),
@@ -168,18 +185,51 @@ impl Inner {
     /// Takes a worker off the idle stack, to be woken.
     fn rouse(&mut self) -> Option<usize> {
         let seat = self.idle.pop()?;
+        self.wake(seat);
+        Some(seat)
+    }
+
+    /// A worker that leaves the idle stack is to be woken.
+    fn wake(&mut self, seat: usize) {
+        self.spare = self.spare.min(self.idle.len());
         let guest = if let Seat::Idle(guest) = self.seats[seat] { guest } else { None };
         self.seats[seat] = Seat::Roused(guest);
         self.waking += 1;
-        Some(seat)
     }
 
     /// Whether another worker is to be started.
     fn lacks_worker(&self, config: &Config) -> bool {
         let coming = self.arriving + self.waking;
         let wanted = self.queue.len() > coming && self.idle.is_empty();
-        (self.demanded && self.workers < config.workers_target())
+        (self.demanded && self.workers < config.workers_target().min(EAGER))
             || (wanted && self.workers < config.workers_max())
+    }
+
+    /// How long a worker may be idle, in clock ticks, if there are more than are kept.
+    fn limit(&self, config: &Config) -> Option<i32> {
+        (self.workers > config.workers_target()).then(|| config.worker_lifetime()).flatten()
+    }
+
+    /// Has those workers end that are more than are kept and were idle since the manager set its clock.
+    fn dismiss(&mut self, config: &Config, wakeup: impl Fn(usize)) {
+        let staying = config.workers_target() + self.dismissed;
+        let count = self.workers.saturating_sub(staying).min(self.spare);
+        self.dismissed += count;
+        for place in 0..count {
+            let seat = self.idle[place];
+            self.wake(seat);
+            wakeup(seat);
+        }
+        self.idle.drain(..count);
+    }
+
+    /// Whether a worker that has nothing to do is to end.
+    fn dismisses(&mut self, config: &Config) -> bool {
+        if self.dismissed == 0 {
+            return false;
+        }
+        self.dismissed -= 1;
+        self.workers > config.workers_target()
     }
 }
 
@@ -189,6 +239,10 @@ impl Pool {
         let inner = Inner {
             queue: VecDeque::new(),
             idle: Vec::new(),
+            watched: None,
+            spare: 0,
+            held: false,
+            dismissed: 0,
             seats: Vec::new(),
             workers: 0,
             arriving: 0,
@@ -282,7 +336,7 @@ impl Pool {
         while let Some(seat) = inner.seats.iter().position(|&seat| seat.lodges(guest)) {
             if let Seat::Idle(_) = inner.seats[seat] {
                 inner.idle.retain(|&idle| idle != seat);
-                inner.waking += 1;
+                inner.wake(seat);
             }
             inner.seats[seat] = Seat::Evicted(guest);
             drop(inner);
@@ -410,20 +464,33 @@ impl Pool {
     /// Begins the life of a worker, or the manager's, by its seat. Returns when it is to end.
     pub fn run(&self, engine: &Engine, worker: &Worker, seat: usize) {
         if seat == MANAGER {
-            self.manage(&engine.config);
+            self.manage(engine);
         } else {
             self.work(engine, worker, seat);
         }
     }
 
-    /// The manager's life: starts workers as long as some are lacking.
-    fn manage(&self, config: &Config) {
+    /// The manager's life: starts workers as long as some are lacking, and has those end that are too
+    /// many.
+    fn manage(&self, engine: &Engine) {
+        let config = &engine.config;
+        let mut look = None;
+        let mut retry: Option<Deadline> = None;
         let mut inner = self.inner.lock();
         while !inner.stopping {
+            if inner.held && retry.is_none() {
+                retry = Some(Deadline::after(Span::SECOND));
+            }
+            if retry.is_some_and(Deadline::is_past) {
+                retry = None;
+                inner.held = false;
+                drop(inner);
+                self.release(engine);
+                inner = self.inner.lock();
+                continue;
+            }
             if !inner.lacks_worker(config) {
-                inner.manager = Manager::Idle;
-                (inner, _) = inner.msleep(self.manager_channel(), false, c"aiokick", None);
-                inner.manager = Manager::Busy;
+                inner = self.watch(config, inner, &mut look, retry);
                 continue;
             }
             let Some(seat) = inner.seats.iter().position(|&seat| seat == Seat::Vacant) else {
@@ -451,6 +518,47 @@ impl Pool {
         inner.manager = Manager::Absent;
         drop(inner);
         self.count_channel().wakeup();
+    }
+
+    /// Sleeps until there may be something to start. When it is time for a `look`, has those workers end
+    /// that are more than are kept, but no more than were idle all the while; wakes as many. Returns when
+    /// it is time to `retry`.
+    fn watch<'a>(
+        &'a self,
+        config: &Config,
+        mut inner: Guard<'a, Inner>,
+        look: &mut Option<Deadline>,
+        retry: Option<Deadline>,
+    ) -> Guard<'a, Inner> {
+        let limit = inner.limit(config);
+        if look.is_none() || limit != inner.watched {
+            inner.watched = limit;
+            inner.spare = inner.idle.len();
+            *look = limit.map(|ticks| Deadline::after(Span::from_ticks(ticks)));
+        }
+        inner.manager = Manager::Idle;
+        let until = Deadline::first(*look, retry);
+        (inner, _) = inner.msleep(self.manager_channel(), false, c"aiokick", until);
+        inner.manager = Manager::Busy;
+        if look.is_some_and(Deadline::is_past) {
+            *look = None;
+            // The settings may have changed; then the next look counts.
+            if inner.limit(config) == inner.watched {
+                inner.dismiss(config, |seat| self.seat_channel(seat).wakeup());
+            }
+        }
+        inner
+    }
+
+    /// Queues all processes that have requests and may have a worker, or another. May sleep.
+    fn release(&self, engine: &Engine) {
+        engine.procs.all(|process| {
+            let mut inner = process.lock();
+            let kick = self.schedule(&engine.config, process, &mut inner);
+            drop(inner);
+            kick.deliver();
+            true
+        });
     }
 
     /// Makes room for more workers. Only the manager does.
@@ -497,7 +605,7 @@ impl Pool {
                 inner = self.inner.lock();
                 continue;
             }
-            if inner.stopping {
+            if inner.stopping || inner.dismisses(&engine.config) {
                 break;
             }
             let evictions = self.evictions.load(Ordering::Relaxed);
@@ -509,18 +617,13 @@ impl Pool {
                 inner = self.inner.lock();
                 continue;
             }
-            let leaves;
-            let guest = lodging.map(|lodging| lodging.guest);
-            (inner, leaves) = self.idle(engine, inner, seat, guest);
+            inner = self.idle(&engine.config, inner, seat, lodging.map(|lodging| lodging.guest));
             if let Seat::Evicted(_) = inner.seats[seat] {
                 drop(inner);
                 home.go_back();
                 inner = self.inner.lock();
                 inner.seats[seat] = Seat::Busy;
                 self.eviction_channel().wakeup();
-            }
-            if leaves {
-                break;
             }
         }
         // Counted out under the lock that decided it, so that not all leave at once.
@@ -538,35 +641,29 @@ impl Pool {
         self.manager_channel().wakeup();
     }
 
-    /// Sleeps until there may be work. True: it was long enough for a worker too many to end.
+    /// Sleeps until there may be work, or this worker is to leave.
     fn idle<'a>(
         &'a self,
-        engine: &Engine,
+        config: &Config,
         mut inner: Guard<'a, Inner>,
         seat: usize,
         guest: Option<Guest>,
-    ) -> (Guard<'a, Inner>, bool) {
+    ) -> Guard<'a, Inner> {
         inner.seats[seat] = Seat::Idle(guest);
         inner.idle.push(seat);
-        // One of those that are kept sets no clock.
-        let extra = inner.workers > engine.config.workers_target();
-        let lifetime = if extra { engine.config.worker_lifetime() } else { None };
-        let deadline = lifetime.map(Deadline::after);
-        let ended;
-        (inner, ended) = inner.msleep(self.seat_channel(seat), false, c"aiordy", deadline);
-        if let Seat::Roused(_) | Seat::Evicted(_) = inner.seats[seat] {
-            inner.waking -= 1;
-            if let Seat::Roused(_) = inner.seats[seat] {
-                inner.seats[seat] = Seat::Busy;
-            }
-            return (inner, false);
+        // Since the manager went to sleep, workers have ended or settings have changed.
+        if inner.manager == Manager::Idle && inner.limit(config) != inner.watched {
+            inner.manager = Manager::Busy;
+            self.manager_channel().wakeup();
         }
-        inner.seats[seat] = Seat::Busy;
-        inner.idle.retain(|&idle| idle != seat);
-        let leaves = ended.is_err()
-            && inner.queue.is_empty()
-            && inner.workers > engine.config.workers_target();
-        (inner, leaves)
+        while let Seat::Idle(_) = inner.seats[seat] {
+            (inner, _) = inner.msleep(self.seat_channel(seat), false, c"aiordy", None);
+        }
+        inner.waking -= 1;
+        if let Seat::Roused(_) = inner.seats[seat] {
+            inner.seats[seat] = Seat::Busy;
+        }
+        inner
     }
 
     /// Performs requests of one process until there is none, or another process waits.
@@ -581,8 +678,14 @@ impl Pool {
         let config = &engine.config;
         let mut inner = process.lock();
         inner.scheduled = false;
-        if inner.live.is_none() || inner.workers >= config.running_per_process_max() {
+        let most = config.running_per_process_max();
+        if inner.live.is_none() || inner.workers >= most {
             // Gone; or as soon as one of its workers is done, that one looks for more.
+            let held = most == 0 && inner.live.is_some() && inner.table.pending() > 0;
+            drop(inner);
+            if held && !core::mem::replace(&mut self.inner.lock().held, true) {
+                self.manager_channel().wakeup();
+            }
             return;
         }
         let Some((mut id, mut request)) = inner.table.start() else { return };
@@ -646,6 +749,7 @@ impl Pool {
             (inner, _) = inner.msleep(self.count_channel(), false, c"aiostop", None);
         }
         inner.demanded = false;
+        inner.dismissed = 0;
         drop(inner);
         self.count_channel().wakeup();
     }

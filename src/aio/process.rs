@@ -72,13 +72,14 @@ impl Inner {
         table.finish(id, request, outcome, |notice, news| tell.tell(notice, news))
     }
 
-    /// Whether the process must be put into the pool's queue.
+    /// Whether the process must be put into the pool's queue. Where none of its requests may run, too:
+    /// the worker that takes it from there has the pool remember that somebody waits for the setting.
     #[inline]
     pub fn wants_worker(&self, config: &Config) -> bool {
         self.table.pending() > 0
             && !self.scheduled
             && self.live.is_some()
-            && self.workers < config.running_per_process_max()
+            && self.workers < config.running_per_process_max().max(1)
     }
 }
 

@@ -93,4 +93,19 @@ impl Deadline {
             precision: span.0 >> precision.clamp(0, 63),
         }
     }
+
+    /// Whether the moment has come.
+    pub fn is_past(self) -> bool {
+        // SAFETY: reads the clock; no context is forbidden.
+        let now = unsafe { sys::aio_rs_sbinuptime() };
+        now >= self.at
+    }
+
+    /// The one that comes first, if there is one.
+    pub fn first(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if one.at <= other.at { one } else { other }),
+            (one, other) => one.or(other),
+        }
+    }
 }

@@ -17,9 +17,11 @@ cases! { "limits":
     a_limit_that_is_raised_counts_at_once,
     num_queue_count_follows_the_requests,
     with_max_aio_per_proc_at_zero_nothing_starts,
+    max_aio_per_proc_raised_from_zero_sets_what_waits_going,
     max_aio_per_proc_is_how_many_run_at_a_time,
     what_sysconf_tells_is_there,
     idle_workers_beyond_the_target_end,
+    fewer_workers_are_kept_when_fewer_are_to_be,
 }
 
 fn limit() -> usize {
@@ -178,6 +180,24 @@ fn with_max_aio_per_proc_at_zero_nothing_starts(test: &Test) -> Outcome {
     same(test.collect(cb)?, Ok(16), "the request, with the limit put back")
 }
 
+fn max_aio_per_proc_raised_from_zero_sets_what_waits_going(test: &Test) -> Outcome {
+    let fd = test.file("file", 100)?;
+    // The built-in notices when a worker has been idle for so long.
+    let _lifetime = test.setting("vfs.aio.aiod_lifetime", 20)?;
+    let _limit = test.setting("vfs.aio.max_aio_per_proc", 0)?;
+    let cb = test.request(Op::Write, fd, 1000, &test.buffer(16));
+    test.submit(Op::Write, cb)?;
+    // While the submitter sleeps, so that no call of its own can notice.
+    let child = test.child(|_| {
+        guest::time::sleep_ms(200);
+        i32::from(sysctl::set("vfs.aio.max_aio_per_proc", 32).is_err())
+    })?;
+    let minute = Timespec { sec: 60, nsec: 0 };
+    same(aio::suspend(&[cb.addr()], Some(minute)), Ok(()), "aio_suspend")?;
+    same(aio::return_(cb.addr()), Ok(16), "the request")?;
+    test.child_ended(child, "who raised the limit", sys::Ended::Exit(0))
+}
+
 fn max_aio_per_proc_is_how_many_run_at_a_time(test: &Test) -> Outcome {
     let fd = test.file("file", 100)?;
     let running = test.running()?;
@@ -214,26 +234,33 @@ fn what_sysconf_tells_is_there(test: &Test) -> Outcome {
     same(number("p1003_1b.aio_listio_max")?, 77, "AIO_LISTIO_MAX with another limit")
 }
 
-fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
+/// Workers that run, of either engine.
+fn workers() -> u64 {
     let engine = ["vfs.aio.rs.num_procs", "vfs.aio.num_aio_procs"];
-    let workers = || engine.into_iter().find_map(sysctl::get).unwrap_or(0);
-    let target = sysctl::get("vfs.aio.target_aio_procs").unwrap_or(4);
-    let lifetime = test.setting("vfs.aio.aiod_lifetime", 20)?;
+    engine.into_iter().find_map(sysctl::get).unwrap_or(0)
+}
+
+/// How many of them are kept.
+fn kept() -> u64 {
+    sysctl::get("vfs.aio.target_aio_procs").unwrap_or(4)
+}
+
+/// Has so many workers busy at once, and then idle.
+fn occupy<const COUNT: usize>(test: &Test) -> Outcome {
     let unsafe_files = test.setting("vfs.aio.enable_unsafe", 1)?;
-    // More requests that block than workers are kept.
     let buffer = test.buffer(1 << 20);
-    let mut blocks = [None; 8];
+    let mut blocks = [None; COUNT];
     let mut started = 0;
     for block in &mut blocks {
         let (from, to) = sys::pipe().must("pipe")?;
         let cb = test.request(Op::Write, to, 0, &buffer);
         test.submit(Op::Write, cb)?;
-        started += i32::from(sys::poll_in(from, 30_000) == Ok(true));
+        started += u64::from(sys::poll_in(from, 30_000) == Ok(true));
         *block = Some((cb, from));
     }
     // One may be counted after it has begun.
     let begun = guest::time::now();
-    while workers() < 8 && guest::time::ms_since(begun) < 10_000 {
+    while workers() < COUNT as u64 && guest::time::ms_since(begun) < 10_000 {
         guest::time::sleep_ms(5);
     }
     let busy = workers();
@@ -245,7 +272,16 @@ fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
         let result = test.collect(cb)?;
         check!(matches!(result, Ok(1..)), "a request: {result:?}");
     }
-    check!(started == 8 && busy >= 8, "{started} of 8 requests started, with {busy} workers");
+    check!(
+        started == COUNT as u64 && busy >= COUNT as u64,
+        "{started} of {COUNT} requests started, with {busy} workers"
+    );
+    drop(unsafe_files);
+    Ok(())
+}
+
+/// Waits until no more than so many workers are left; aio_rs keeps exactly these.
+fn shrink_to(target: u64) -> Outcome {
     // Those that were idle before may have the old lifetime, of 30 seconds, before them.
     let start = guest::time::now();
     while workers() > target {
@@ -253,7 +289,31 @@ fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
         check!(ms < 60_000, "{} workers, not {target}, after a minute", workers());
         guest::time::sleep_ms(20);
     }
-    check!(workers() >= 1, "no worker is left");
-    drop((lifetime, unsafe_files));
-    Ok(())
+    guest::time::sleep_ms(100);
+    match sysctl::get("vfs.aio.rs.num_procs") {
+        Some(left) => same(left, target, "workers that are kept"),
+        None => Ok(()),
+    }
+}
+
+fn idle_workers_beyond_the_target_end(test: &Test) -> Outcome {
+    let target = kept();
+    let _lifetime = test.setting("vfs.aio.aiod_lifetime", 20)?;
+    // More requests that block than workers are kept.
+    occupy::<8>(test)?;
+    shrink_to(target)
+}
+
+fn fewer_workers_are_kept_when_fewer_are_to_be(test: &Test) -> Outcome {
+    let target = kept();
+    let fd = test.file("file", 100)?;
+    let cb = test.request(Op::Write, fd, 0, &test.buffer(16));
+    let _lifetime = test.setting("vfs.aio.aiod_lifetime", 20)?;
+    occupy::<4>(test)?;
+    shrink_to(target)?;
+    let _target = test.setting("vfs.aio.target_aio_procs", 1)?;
+    // With aio_rs the change is noticed when the next request has been served.
+    same(test.perform(Op::Write, cb)?, Ok(16), "a request")?;
+    shrink_to(1)?;
+    same(test.perform(Op::Write, cb)?, Ok(16), "a request of the one")
 }
