@@ -8,8 +8,9 @@
 set -u
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
+. tests/common.sh
 seeds=${SEEDS:-40} jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)} faults=${FAULTS:-3}
-programs=$top/target/x86_64-unknown-none/release
+programs=$top/$programs
 blocks=$top/build/coverage.blocks
 
 if [ -z "${BUILT:-}" ]; then
@@ -62,19 +63,12 @@ once 9 -- "$programs/pipes"
 once 1 -- "$programs/httpd" --mb 10 --connections 16
 once 1 -- "$programs/deliver" --rounds 10
 once 1 -- "$programs/parked" --most 5000 --sockets 100
-many seeds "$seeds" -- "$programs/stress" --procs 3 --threads 2 --requests 500 --seed @seed
-many seeds "$(((seeds + 3) / 4))" --disk da0:2097152 --disk da1:2097152:faults -- \
-    "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed --disk /dev/da1 -- \
-    "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
-    "$programs/disks" --storm /dev/da1 --bytes 2097152 --requests 60 --depth 24 --seed @seed --faults -- \
-    "$programs/disks" trouble_a_
-many seeds "$seeds" -- "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
-many seeds "$(((seeds + 3) / 4))" -- "$programs/storm" --pipes --procs 3 --requests 800 --each 80 --seed @seed
-many seeds "$(((seeds + 3) / 4))" --disk da0:2097152 -- "$programs/churn" --seconds 1 --procs 2 --threads 2 \
-    --seed @seed --disk /dev/da0 --settings --pipes
-many seeds "$(((seeds + 3) / 4))" --disk da0:2097152 --disk da1:2097152 -- \
-    "$programs/reload" --procs 4 --reloads 8 --seed @seed --disk /dev/da0 --raw /dev/da1 \
-    "$hk/aio_rs.ko" "$hk-next/aio_rs.ko"
+for scenario in stress storm; do
+	with_scenario $scenario many seeds "$seeds"
+done
+for scenario in disk storm-pipes churn reload; do
+	with_scenario $scenario many seeds "$(((seeds + 3) / 4))"
+done
 many faults "$faults" -- "$programs/steps"
 many faults "$faults" --mapped -- "$programs/steps"
 

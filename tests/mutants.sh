@@ -4,7 +4,8 @@
 # make mutants: each patch of tests/mutants plants a defect in a copy of the source, and the host
 # kernel must find it.  A patch says in its head what the defect is, and on its line "Find:" where:
 #
-#   seeds SCENARIO      one of up to SEEDS (1000) seeds of a scenario below
+#   seeds SCENARIO      one of up to SEEDS (1000) seeds of a scenario (tests/common.sh)
+#   seeds PROGRAM WORDS one of as many seeds of a guest program
 #   faults CALL         the faults of one kernel call
 #   run PROGRAM WORDS   the cases of a guest program; run-mapped: with every buffer mapped
 #   compile CODE        the compiler refuses it, with this error
@@ -13,9 +14,10 @@
 set -u
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
+. tests/common.sh
 seeds=${SEEDS:-1000} jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 copy=$top/build/mutants/tree
-programs=$top/target/x86_64-unknown-none/release
+programs=$top/$programs
 hk=$top/build/$(FREEBSD=14 SYSDIR= kmod/build.sh version)
 work=$top/build/mutants/work
 log=$top/build/mutants/log
@@ -49,14 +51,7 @@ find_it() {
 		scenario=$1
 		shift
 		case $scenario in
-		stress)
-			some_seeds -- "$programs/stress" --procs 3 --threads 2 --requests 500 --life 90 \
-			    --seed @seed ;;
-		disk)
-			some_seeds --disk da0:2097152 --disk da1:2097152:faults -- \
-			    "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed \
-			    --disk /dev/da1 -- "$programs/disks" --storm /dev/da0 --bytes 2097152 \
-			    --requests 60 --depth 24 --seed @seed -- "$programs/disks" trouble ;;
+		stress | disk | storm) with_scenario "$scenario" some_seeds ;;
 		*)
 			some_seeds -- "$programs/$scenario" "$@" ;;
 		esac ;;

@@ -248,10 +248,8 @@ scenario() {
 come_and_go() {
 	count=$1 where=$2
 	shift 2
-	scenario "$count" "processes under which the engine comes and goes, $where" \
-	    --disk da0:2097152 --disk da1:2097152 "$@" -- \
-	    "$programs/reload" --procs 4 --reloads 8 --seed @seed --disk /dev/da0 --raw /dev/da1 \
-	    "$top/$hk/aio_rs.ko" "$top/$hk-next/aio_rs.ko"
+	with_scenario reload scenario "$count" \
+	    "processes under which the engine comes and goes, $where" "$@"
 }
 
 # faults MOST OPTIONS...: every kind of request, with each kernel call that may fail failing at each
@@ -329,21 +327,16 @@ else
 	attempt "a single request waits for one of another process's queue per worker" in_host_kernel 1 \
 	    fair --most 4
 	policy=
-	scenario "$seeds" "processes that submit, wait, cancel, fork, exec, exit and are killed" -- \
-	    "$programs/stress" --procs 3 --threads 2 --requests 500 --seed @seed
-	scenario "$(((seeds + 9) / 10))" "the same on a disk that fails, storms on disks, and disks that go" \
-	    --disk da0:2097152 --disk da1:2097152:faults -- \
-	    "$programs/stress" --procs 3 --threads 2 --requests 300 --life 90 --seed @seed --disk /dev/da1 -- \
-	    "$programs/disks" --storm /dev/da0 --bytes 2097152 --requests 60 --depth 24 --seed @seed -- \
-	    "$programs/disks" --storm /dev/da1 --bytes 2097152 --requests 60 --depth 24 --seed @seed --faults -- \
-	    "$programs/disks" trouble_a_
-	scenario "$storms" "processes that read, write, cancel, shut down and end on sockets" -- \
-	    "$programs/storm" --procs 3 --requests 800 --each 80 --seed @seed
-	scenario "$(((storms + 5) / 6))" "the same on pipes, which wait without a worker" -- \
-	    "$programs/storm" --pipes --procs 3 --requests 800 --each 80 --seed @seed
-	scenario "$(((storms + 9) / 10))" "settings and statistics, and descriptors that go under requests" \
-	    --disk da0:2097152 -- "$programs/churn" --seconds 1 --procs 2 --threads 2 --seed @seed \
-	    --disk /dev/da0 --settings --pipes
+	with_scenario stress scenario "$seeds" \
+	    "processes that submit, wait, cancel, fork, exec, exit and are killed"
+	with_scenario disk scenario "$(((seeds + 9) / 10))" \
+	    "the same on a disk that fails, storms on disks, and disks that go"
+	with_scenario storm scenario "$storms" \
+	    "processes that read, write, cancel, shut down and end on sockets"
+	with_scenario storm-pipes scenario "$(((storms + 5) / 6))" \
+	    "the same on pipes, which wait without a worker"
+	with_scenario churn scenario "$(((storms + 9) / 10))" \
+	    "settings and statistics, and descriptors that go under requests"
 	# Text that was unloaded is out of reach: who comes back to it fails the run.
 	if FREEBSD=14 SYSDIR= TAG=next kmod/build.sh modules >>"$log" 2>&1; then
 		come_and_go "$reloads" "over a kernel without AIO"
