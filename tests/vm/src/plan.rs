@@ -62,7 +62,7 @@ const STORMS: [(&str, &[&str]); 4] = [
         "settings",
         &[
             "churn --seconds 20 --procs 6 --settings",
-            "disks --bytes 16777216 --requests 1000 --storm /dev/vtbd4",
+            "disks --bytes 16777216 --requests 1000 --storm /dev/vtbd4 --settings",
         ],
     ),
 ];

@@ -5,9 +5,10 @@
 //! `disks [--list] [CASE...]` runs the cases as `conformance` does, each on a memory disk of its own
 //! (md(4)), some behind one that is slow or fails (gnop(8)).
 //!
-//! `disks --storm DEVICE [--bytes N] [--requests 100000] [--depth 64] [--seed 1] [--faults] [--beside]` reads
-//! and writes DEVICE, whose contents are lost, at random and checks every byte read against what
-//! was written. With `--faults` requests may fail; a write that does is written again.
+//! `disks --storm DEVICE [--bytes N] [--requests 100000] [--depth 64] [--seed 1] [--faults] [--beside]
+//! [--settings]` reads and writes DEVICE, whose contents are lost, at random and checks every byte read
+//! against what was written. With `--faults` requests may fail; a write that does is written again. With
+//! `--settings` somebody writes the settings meanwhile: EOPNOTSUPP is an answer as EAGAIN is.
 //!
 //! It must run as root.
 #![cfg_attr(target_os = "none", no_std, no_main)]

@@ -8,7 +8,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use guest::aio::{self, Cb};
-use guest::errno::{EAGAIN, EINTR};
+use guest::errno::{EAGAIN, EINTR, EOPNOTSUPP};
 use guest::mem::Region;
 use guest::rng::{Rng, mix};
 use guest::sys::{self, Iovec};
@@ -64,8 +64,8 @@ enum Submitted {
     Accepted,
     /// Another request has its sectors.
     InTheWay,
-    /// The process has all buffers it may have.
-    NoBuffer,
+    /// The process has all buffers it may have, or a setting forbids it for now.
+    Refused,
 }
 
 struct Storm {
@@ -76,6 +76,7 @@ struct Storm {
     seed: u64,
     sectors: usize,
     faults: bool,
+    settings: bool,
     tag: u64,
     moved: u64,
     failed: u64,
@@ -114,6 +115,7 @@ fn storm(path: &CStr, args: Args) -> Result<bool> {
         seed,
         sectors,
         faults: args.has(c"--faults"),
+        settings: args.has(c"--settings"),
         tag: 0,
         moved: 0,
         failed: 0,
@@ -137,7 +139,7 @@ fn storm(path: &CStr, args: Args) -> Result<bool> {
             match storm.submit(index)? {
                 Submitted::Accepted => made += 1,
                 Submitted::InTheWay => {}
-                Submitted::NoBuffer => break,
+                Submitted::Refused => break,
             }
         }
         good &= storm.collect(depth)?;
@@ -278,10 +280,10 @@ impl Storm {
                 self.slots[index] = slot;
                 Ok(Submitted::Accepted)
             }
-            Err(EAGAIN) => {
+            Err(error) if error == EAGAIN || self.settings && error == EOPNOTSUPP => {
                 self.again += 1;
                 self.release(first, sectors, writes);
-                Ok(Submitted::NoBuffer)
+                Ok(Submitted::Refused)
             }
             Err(error) => Err(error),
         }
