@@ -96,6 +96,8 @@ struct Inner {
     leaving: usize,
     /// Attempts to start a worker that failed.
     failures: u32,
+    /// An attempt is under way.
+    attempting: bool,
     /// Somebody has used AIO, so workers that are to be kept are to be there.
     demanded: bool,
     manager: Manager,
@@ -249,6 +251,7 @@ impl Pool {
             waking: 0,
             leaving: 0,
             failures: 0,
+            attempting: false,
             demanded: false,
             manager: Manager::Absent,
             stopping: false,
@@ -400,10 +403,13 @@ impl Pool {
             _ => Errno::EAGAIN,
         })?;
         let mut inner = self.inner.lock();
-        let failures = inner.failures;
+        let before = inner.failures;
+        // The failure of an attempt that had begun before says nothing of now.
+        let old = u32::from(inner.attempting);
         inner.demanded = true;
         while self.is_empty() && !inner.stopping {
-            if inner.failures != failures || inner.manager == Manager::Absent {
+            let failed = inner.failures.wrapping_sub(before) > old;
+            if failed || inner.manager == Manager::Absent {
                 return Err(Errno::EAGAIN);
             }
             self.manager_channel().wakeup();
@@ -500,10 +506,12 @@ impl Pool {
             inner.seats[seat] = Seat::Busy;
             inner.workers += 1;
             inner.arriving += 1;
+            inner.attempting = true;
             drop(inner);
             let number = u32::try_from(seat).unwrap_or(u32::MAX);
             let started = kproc::create(c"aiod", Some(number), seat);
             inner = self.inner.lock();
+            inner.attempting = false;
             if started.is_err() {
                 inner.seats[seat] = Seat::Vacant;
                 inner.workers -= 1;

@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod aio;
 pub mod errno;
+pub mod handshake;
 pub mod kld;
 pub mod kqueue;
 pub mod kyua;

@@ -27,6 +27,7 @@ mod trouble;
 use guest::{Outcome, Plan};
 use image::Machine;
 use options::{Command, Options, USAGE};
+use std::borrow::Cow;
 use std::process::ExitCode;
 use table::{Row, count, summary};
 
@@ -365,8 +366,19 @@ fn soak(options: &Options) -> Result<bool, String> {
     Ok(counts.failed == 0)
 }
 
+/// What the kernel said: its message buffer, if that has all since the boot, for on the console the
+/// output of programs may stand in the middle of a kernel's line.
+fn said(outcome: &Outcome) -> Cow<'_, str> {
+    match outcome.report.run(plan::KERNEL_LOG) {
+        Some(log) if log.good() && log.out.iter().any(|line| line.contains("---<<BOOT>>---")) => {
+            log.out.join("\n").into()
+        }
+        _ => outcome.console.as_str().into(),
+    }
+}
+
 fn complaints_row(machine: &str, outcome: &Outcome, reference: &Outcome) -> Row {
-    let new = trouble::new_complaints(&outcome.console, &reference.console);
+    let new = trouble::new_complaints(&said(outcome), &said(reference));
     let complaints = if new.is_empty() { Ok(String::new()) } else { Err(new.join("; ")) };
     Row::step(machine, "no new kernel complaints", complaints)
 }

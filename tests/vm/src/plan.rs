@@ -70,6 +70,9 @@ const STORMS: [(&str, &[&str]); 4] = [
 /// The exit status of a step that could not be taken, and says why.
 pub const SKIP: i32 = 77;
 
+/// The step that prints the kernel's message buffer.
+pub const KERNEL_LOG: &str = "kernel-log";
+
 /// The engine's own counters.
 const ENGINE: &str = "vfs.aio.rs.served vfs.aio.rs.unserved vfs.aio.rs.num_procs";
 
@@ -94,6 +97,8 @@ impl Steps {
             "mustsh scratch 120 lines mkdir -p /media && mount -t ufs -o noatime /dev/vtbd3 /media",
         );
         steps.step("work /media/work");
+        // So that the kernel's buffer has what the kernel says, and not what the programs do.
+        steps.step("sysctl kern.log_console_output 0");
         steps
     }
 
@@ -275,10 +280,21 @@ impl Steps {
         ));
     }
 
+    /// Has the scratch file system go, and waits until what ended is all gone: until some numbers stay
+    /// what they are, for a while.
+    fn settle(&mut self) {
+        self.step("sh umount 60 lines umount /media");
+        self.step(
+            "sh settle 120 lines sync; same=0; tries=0; before=; \
+             while [ $same -lt 2 ] && [ $tries -lt 40 ]; do sleep 1; tries=$((tries + 1)); \
+             now=$(vmstat -z | grep -E '^(Files|VMSPACE|VNODE|cred):' | cut -d, -f3); \
+             [ \"$now\" = \"$before\" ] && same=$((same + 1)) || same=0; before=$now; done",
+        );
+    }
+
     /// Counts when all is quiet, and without the scratch file system.
     fn settled_count(&mut self, tag: &str) {
-        self.step("sh umount 60 lines umount /media");
-        self.step("sh settle 60 lines sync; sleep 2");
+        self.settle();
         // The first count is warm-up: it opens the files of the programs that count.
         self.count("warm-up");
         self.count(tag);
@@ -298,14 +314,14 @@ impl Steps {
         self.on_scratch("deliver", &format!("deliver --rounds 100 --seed {}", seed + 1));
         self.on_scratch("fuzz", &format!("fuzz --calls {calls} --seed {}", seed + 1));
         self.parked_fuzz("fuzz-parked", calls, seed + 1);
-        self.step("sh umount 60 lines umount /media");
-        self.step("sh settle 60 lines sync; sleep 2");
+        self.settle();
         self.count("after");
         self.step("sh mount 60 lines mount -t ufs -o noatime /dev/vtbd3 /media");
     }
 
     fn done(mut self) -> Plan {
         self.step("always");
+        self.step(&format!("sh {KERNEL_LOG} 60 lines dmesg"));
         self.step("poweroff");
         // The longest limit above, and what a slow machine adds.
         Plan { text: self.0, silence: Duration::from_secs(900) }
@@ -366,26 +382,33 @@ pub fn further_reference(options: &Options) -> Plan {
 /// What is in the way of a load or an unload: a request, a sleeper, another module.
 fn obstacles(steps: &mut Steps, stack: bool) {
     let engine = "kldstat -q -n aio_rs.ko";
-    steps.step(
-        "sh unload-refused-for-a-request 120 lines /mnt/bin/holder request /bin/sh 4000 & sleep 1; \
-         kldunload aio_rs && exit 1; wait $!",
-    );
-    steps.step(
-        "sh force-refused-for-a-request 120 lines /mnt/bin/holder request /bin/sh 4000 & sleep 1; \
-         kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served && wait $!",
-    );
-    steps.step(
-        "sh unload-refused-for-a-parked-pipe 120 lines /mnt/bin/holder pipe /bin/sh 4000 & sleep 1; \
-         kldunload aio_rs && exit 1; wait $!",
-    );
-    steps.step(
-        "sh unload-hands-a-sleeper-over 120 lines /mnt/bin/holder sleep /bin/sh 3000 & sleep 1; \
-         kldunload aio_rs || exit 1; wait $!",
-    );
-    steps.step(
-        "sh a-socket-of-both-engines 120 lines /mnt/bin/neighbours 20000 & sleep 1; \
-         kldload /mnt/aio_rs.ko || exit 1; wait $!; rc=$?; kldunload aio_rs && exit $rc",
-    );
+    // It goes on when the program in the background says that it is in the way, or has ended.
+    const UNTIL_HELD: &str = "until [ -e held ] || ! kill -0 $! 2>/dev/null; do sleep 0.1; done";
+    // A program that is in the way until it is told to end.
+    let held = |name: &str, what: &str, then: &str| {
+        format!(
+            "sh {name} 120 lines cd /media && rm -f held release; \
+             /mnt/bin/holder {what} /bin/sh held release & {UNTIL_HELD}; {then}; touch release; wait $!"
+        )
+    };
+    steps.step(&held("unload-refused-for-a-request", "request", "kldunload aio_rs && exit 1"));
+    steps.step(&held(
+        "force-refused-for-a-request",
+        "request",
+        "kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served || exit 1",
+    ));
+    steps.step(&held("unload-refused-for-a-parked-pipe", "pipe", "kldunload aio_rs && exit 1"));
+    // When it says so it is about to sleep.
+    steps.step(&held(
+        "unload-hands-a-sleeper-over",
+        "sleep",
+        "sleep 1; kldunload aio_rs || exit 1",
+    ));
+    steps.step(&format!(
+        "sh a-socket-of-both-engines 120 lines cd /media && rm -f held release; \
+         /mnt/bin/neighbours held release & {UNTIL_HELD}; kldload /mnt/aio_rs.ko || exit 1; \
+         touch release; wait $!; rc=$?; kldunload aio_rs && exit $rc"
+    ));
     if stack {
         steps.step(&format!(
             "sh load-refused-over-a-module 120 lines kldload /mnt/{STACK} || exit 1; \
@@ -415,8 +438,9 @@ fn last(steps: &mut Steps, upgrades: bool) {
     ));
     steps.step(
         "sh requests-at-the-end 60 lines mkdir -p /media/end && cd /media/end || exit 1; \
-         /mnt/bin/churn --seconds 600 >/dev/null 2>&1 & sleep 4; \
-         sysctl vfs.aio.rs.processes; [ $(sysctl -n vfs.aio.rs.served) -gt 0 ]",
+         s=$(sysctl -n vfs.aio.rs.served); /mnt/bin/churn --seconds 600 >/dev/null 2>&1 & \
+         until [ $(sysctl -n vfs.aio.rs.served) -gt $((s + 1000)) ]; do sleep 0.1; done; \
+         sysctl vfs.aio.rs.processes",
     );
 }
 

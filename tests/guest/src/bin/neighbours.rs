@@ -2,19 +2,20 @@
 //! Two engines at one socket: a process of the built-in's cancels its last request while one of ours
 //! waits for the same half of the socket, which must go on waiting, and be told when it is ready.
 //!
-//! `neighbours MS` is started before the module is loaded, makes a request, so that it is the
-//! built-in's, and waits up to so many milliseconds for the module. Its children, which begin
-//! without an engine, are then served by the module. Exits 1 when something was not as it must be.
+//! `neighbours HELD RELEASE` is started before the module is loaded, makes a request, so that it is
+//! the built-in's, makes the file HELD, and waits for a file RELEASE, which says that the module is
+//! loaded. Its children, which begin without an engine, are then served by the module. Exits 1 when
+//! something was not as it must be.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
 
 use guest::aio::{self, AIO_CANCELED, Cb};
 use guest::errno::EINVAL;
+use guest::handshake::Handshake;
 use guest::mem::Region;
 use guest::net::{self, SOCK_STREAM};
 use guest::sys::{self, Ended, Fork, Timespec};
 use guest::sysctl::served;
-use guest::time::{ms_since, now, sleep_ms};
 use guest::{Args, Result, println};
 
 guest::program!(run);
@@ -23,8 +24,11 @@ guest::program!(run);
 const PATIENCE_MS: u64 = 10_000;
 
 fn run(args: Args) -> i32 {
-    let ms = args.plain(&[]).next().and_then(|word| word.to_str().ok()?.parse().ok());
-    match all(ms.unwrap_or(20_000)) {
+    let Some(load) = Handshake::of(&mut args.plain(&[])) else {
+        guest::eprintln!("usage: neighbours HELD RELEASE");
+        return 2;
+    };
+    match all(load) {
         Ok(0) => {
             println!("neighbours: ok");
             0
@@ -40,7 +44,7 @@ fn run(args: Args) -> i32 {
     }
 }
 
-fn all(ms: u64) -> Result<u32> {
+fn all(load: Handshake) -> Result<u32> {
     if served().is_some() {
         println!("neighbours: the module is loaded already");
         return Ok(1);
@@ -50,9 +54,9 @@ fn all(ms: u64) -> Result<u32> {
     let own = Request::new(&memory);
     // From here on this process is the built-in's.
     own.come_and_go(one, false)?;
-    let start = now();
-    let Some(before) = wait_for_module(start, ms) else {
-        println!("neighbours: no module after {ms} ms");
+    load.pass()?;
+    let Some(before) = served() else {
+        println!("neighbours: the module is not loaded");
         return Ok(1);
     };
     let mut bad = 0;
@@ -85,20 +89,6 @@ fn all(ms: u64) -> Result<u32> {
     let rise = served().map_or(0, |after| after.wrapping_sub(before));
     check("the module served the children", rise >= 2);
     Ok(bad)
-}
-
-fn wait_for_module(start: u64, ms: u64) -> Option<u64> {
-    loop {
-        if let Some(count) = served() {
-            // The load is not quite over when the first counter is there.
-            sleep_ms(1000);
-            return Some(count);
-        }
-        if ms_since(start) > ms {
-            return None;
-        }
-        sleep_ms(50);
-    }
 }
 
 /// Writes until there is no room.
