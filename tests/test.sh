@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# make test: unit tests, build checks, and the test machine where there is one.  Ends with counts;
-# a skip says why, and is never counted as passed.
+# make test: unit tests, build checks, and the test machine where there is one.  Ends with what failed,
+# and with counts; a skip says why, and is never counted as passed.
 set -u
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
@@ -10,8 +10,11 @@ cd "$top" || exit 1
 
 passed=0 failed=0 skipped=0
 log=build/test.log
+# What failed, a line each, to be said again at the end.
+failures=build/failures.txt
 mkdir -p build
 : >"$log"
+: >"$failures"
 
 pass() {
 	passed=$((passed + 1))
@@ -19,7 +22,7 @@ pass() {
 }
 fail() {
 	failed=$((failed + 1))
-	echo "FAILED  $*"
+	echo "FAILED  $*" | tee -a "$failures"
 }
 skip() {
 	skipped=$((skipped + 1))
@@ -57,7 +60,11 @@ cargo_tests() {
 	set -- $counts
 	[ "$status" = 0 ] || [ "$2" -gt 0 ] || set -- "$1" 1 "$3"
 	echo "$name: $(($1 - missing)) passed, $2 failed, $(($3 + missing)) skipped"
-	[ "$2" = 0 ] || tail -40 build/attempt.log
+	[ "$2" = 0 ] || {
+		tail -40 build/attempt.log
+		echo "FAILED  $name: $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' build/attempt.log |
+		    tr '\n' ' ')" >>"$failures"
+	}
 	passed=$((passed + $1 - missing))
 	failed=$((failed + $2))
 	skipped=$((skipped + $3 + missing))
@@ -66,6 +73,8 @@ cargo_tests() {
 # The same source, built in two directories, gives the same bytes: those in build/reproducible.
 reproducible() {
 	copy=$(mktemp -d)
+	trap 'rm -rf "$copy"' EXIT
+	trap 'exit 1' TERM
 	git clone --quiet . "$copy/elsewhere" || return 1
 	# What is tested is the working tree.
 	git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$copy/elsewhere"
@@ -74,7 +83,6 @@ reproducible() {
 	for module in aio_rs_gate.ko aio_rs.ko; do
 		cmp "build/reproducible/$module" "$copy/elsewhere/build/$version/$module" || return 1
 	done
-	rm -rf "$copy"
 }
 
 # cases NAME COMMAND...: a script that prints ok, FAILED or SKIPPED per case.
@@ -90,7 +98,10 @@ cases() {
 	[ "$status" = 0 ] || [ "$f" -gt 0 ] || f=1
 	[ "$p" -gt 0 ] || f=$((f + 1))
 	echo "$name: $p passed, $f failed, $s skipped"
-	[ "$f" = 0 ] || tail -40 build/attempt.log
+	[ "$f" = 0 ] || {
+		tail -40 build/attempt.log
+		echo "FAILED  $name: $(sed -n 's/^FAILED  *//p' build/attempt.log | tr '\n' ';')" >>"$failures"
+	}
 	grep '^SKIPPED ' build/attempt.log
 	passed=$((passed + p))
 	failed=$((failed + f))
@@ -162,6 +173,8 @@ programs_cases() {
 	[ "$f" = 0 ] || {
 		grep '^hostkern' build/attempt.log | tail -25
 		echo "repeat with: $hk/hostkern run $*"
+		echo "FAILED  $program, seed $seed: $(sed -n 's/^FAILED  *//p' build/attempt.cases |
+		    tr '\n' ';')" >>"$failures"
 	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 	as_on_real "$program, seed $seed" compare "$program" build/attempt.log
@@ -373,6 +386,7 @@ else
 		if [ -n "$counts" ]; then
 			set -- $counts
 			passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+			grep '^FAILED ' build/vm-test.log >>"$failures"
 		else
 			fail "the VM driver ended without counts"
 		fi
@@ -383,5 +397,6 @@ fi
 
 tests/places.sh "$here" build/vm-test.log >build/places.txt && tail -1 build/places.txt
 
+[ ! -s "$failures" ] || { echo "== failed" && cat "$failures"; }
 echo "aio_rs: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -195,10 +195,12 @@ pub fn error_log(log: &Path) -> std::path::PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn no_such_program() {
-        let log = std::env::temp_dir().join(format!("vm-console-{}.log", std::process::id()));
+        let folder = Scratch::new("no-such-program");
+        let log = folder.join("log");
         let error =
             Console::start("no-such-qemu", &[], &log, Duration::from_secs(1)).err().unwrap();
         assert!(error.contains("install"), "{error}");
@@ -206,7 +208,8 @@ mod tests {
 
     #[test]
     fn waits_and_sees_the_end_and_panics() {
-        let log = std::env::temp_dir().join(format!("vm-console2-{}.log", std::process::id()));
+        let folder = Scratch::new("console");
+        let log = folder.join("log");
         let shell = |script: &str, limit| {
             let args = ["-c".to_owned(), script.to_owned()];
             Console::start("sh", &args, &log, Duration::from_millis(limit)).unwrap()

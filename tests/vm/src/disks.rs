@@ -211,8 +211,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_fills_up_meanwhile() {
-        let folder = std::env::temp_dir().join(format!("vm-disks-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = crate::scratch::Scratch::new("full");
         let error = makefs(Path::new("/dev/full"), &folder, &["-s", "1m"]).unwrap_err();
         if error.starts_with("no makefs") {
             println!("SKIPPED a_disk_that_fills_up_meanwhile: {error}");

@@ -141,12 +141,7 @@ fn check_disk(path: &Path, format: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("vm-image-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
-    }
+    use crate::scratch::Scratch;
 
     fn kernel_bytes(machine: u16, osabi: u8) -> Vec<u8> {
         let mut bytes = vec![0; 64];
@@ -165,14 +160,14 @@ mod tests {
 
     #[test]
     fn nothing_there() {
-        let dir = dir("none");
+        let dir = Scratch::new("none");
         assert_eq!(find(&dir, "both"), Ok(vec![]));
         assert!(none_at_hand(&dir, "both").contains("FREEBSD_VM"));
     }
 
     #[test]
     fn kernels_and_root() {
-        let dir = dir("direct");
+        let dir = Scratch::new("direct");
         std::fs::write(dir.join("kernel"), kernel_bytes(62, 9)).unwrap();
         std::fs::write(dir.join("root.img"), root_bytes()).unwrap();
         let found = find(&dir, "both").unwrap();
@@ -193,7 +188,7 @@ mod tests {
 
     #[test]
     fn disks() {
-        let dir = dir("disk");
+        let dir = Scratch::new("disk");
         let image = dir.join("disk.qcow2");
         std::fs::write(&image, b"\xfd7zXZ\0").unwrap();
         assert!(find(&dir, "both").unwrap_err().contains("unxz"));

@@ -108,6 +108,7 @@ pub fn log_in(console: &mut Console, silence: Duration) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn prompts() {
@@ -124,18 +125,19 @@ mod tests {
         assert_eq!(prompt("#\n"), None);
     }
 
-    /// A shell script in the place of a machine.
-    fn machine(name: &str, script: &str) -> Console {
-        let log = std::env::temp_dir().join(format!("vm-login-{}-{name}.log", std::process::id()));
+    /// A shell script in the place of a machine, and where that logs.
+    fn machine(name: &str, script: &str) -> (Console, Scratch) {
+        let folder = Scratch::new(name);
         let args = ["-c".to_owned(), script.to_owned()];
-        Console::start("sh", &args, &log, Duration::from_secs(20)).unwrap()
+        let console = Console::start("sh", &args, &folder.join("log"), Duration::from_secs(20));
+        (console.unwrap(), folder)
     }
 
     const SILENCE: Duration = Duration::from_millis(1500);
 
     #[test]
     fn logs_in_as_root() {
-        let mut console = machine(
+        let (mut console, _folder) = machine(
             "image",
             "echo Booting...; sleep 0.3; printf '\\nFreeBSD/amd64 (freebsd) (ttyu0)\\n\\nlogin: '; read name; \
              [ \"$name\" = root ] || exit 1; echo Welcome; printf 'root@freebsd:~ # '; exec sh",
@@ -146,13 +148,13 @@ mod tests {
 
     #[test]
     fn takes_a_shell_that_is_there() {
-        let mut console = machine("prompt", "printf 'up\\n# '; exec sh");
+        let (mut console, _folder) = machine("prompt", "printf 'up\\n# '; exec sh");
         assert_eq!(log_in(&mut console, SILENCE), Ok(()));
     }
 
     #[test]
     fn says_what_to_do() {
-        let why = |name, script| match log_in(&mut machine(name, script), SILENCE) {
+        let why = |name, script| match log_in(&mut machine(name, script).0, SILENCE) {
             Err(Failure::Text(text)) => text,
             other => panic!("{other:?}"),
         };
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_never_prints() {
-        let silent = log_in(&mut machine("silent", "sleep 10"), Duration::from_millis(300));
+        let silent = log_in(&mut machine("silent", "sleep 10").0, Duration::from_millis(300));
         assert_eq!(silent, Err(Failure::Stop(Stop::Silent)));
     }
 }

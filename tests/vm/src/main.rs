@@ -20,6 +20,8 @@ mod options;
 mod plan;
 mod profile;
 mod report;
+#[cfg(test)]
+mod scratch;
 mod symbols;
 mod table;
 mod trouble;
@@ -263,6 +265,7 @@ fn test(options: &Options, suite: bool) -> Result<bool, String> {
     if counts.builtin > 0 {
         println!("vm: {} cases went well, but were served by the built-in", counts.builtin);
     }
+    print!("{}", table::failures(&rows));
     println!("{}", summary(counts));
     Ok(counts.failed == 0)
 }
@@ -360,7 +363,7 @@ fn soak(options: &Options) -> Result<bool, String> {
             last.for_each(|line| println!("vm: {}: {line}", run.name));
         }
     }
-    print!("{}", table::text(&rows));
+    print!("{}{}", table::text(&rows), table::failures(&rows));
     let counts = count(&rows);
     println!("{}", summary(counts));
     Ok(counts.failed == 0)
@@ -522,7 +525,7 @@ mod tests {
 
     #[test]
     fn modules_for_another_version() {
-        let folder = std::env::temp_dir().join(format!("vm-main-{}", std::process::id()));
+        let folder = scratch::Scratch::new("versions");
         let modules = folder.join("1403000");
         std::fs::create_dir_all(&modules).unwrap();
         let on = |version: &str| {

@@ -262,6 +262,15 @@ pub fn text(rows: &[Row]) -> String {
     out
 }
 
+/// The rows that failed, a line each: what to look for in a table of thousands.
+pub fn failures(rows: &[Row]) -> String {
+    let mut out = String::new();
+    for row in rows.iter().filter(|row| row.mark == Mark::Failed) {
+        let _ = writeln!(out, "FAILED  {} {}/{}: {}", row.machine, row.suite, row.name, row.reason);
+    }
+    out
+}
+
 /// The rows as JUnit XML.
 pub fn junit(rows: &[Row]) -> String {
     let counts = count(rows);
@@ -406,6 +415,8 @@ mod tests {
         assert!(xml.contains("tests=\"3\" failures=\"1\" skipped=\"1\""));
         assert!(xml.contains("&lt;busy&gt; &amp; &quot;stuck&quot;"));
         assert!(text(&rows).contains("step/unload"));
+        let failed = "FAILED  plain step/unload: kldunload: <busy> & \"stuck\"\n";
+        assert_eq!(failures(&rows), failed);
         assert_eq!(summary(Counts { builtin: 2, ..counts }), "vm: passed 1 failed 1 skipped 3");
     }
 }
