@@ -24,6 +24,10 @@ fail() {
 	failed=$((failed + 1))
 	echo "FAILED  $*" | tee -a "$failures"
 }
+# failed_cases NAME: those on standard input have failed in it.
+failed_cases() {
+	echo "FAILED  $1: $(tr '\n' ';')" >>"$failures"
+}
 skip() {
 	skipped=$((skipped + 1))
 	echo "SKIPPED $*"
@@ -62,8 +66,7 @@ cargo_tests() {
 	echo "$name: $(($1 - missing)) passed, $2 failed, $(($3 + missing)) skipped"
 	[ "$2" = 0 ] || {
 		tail -40 build/attempt.log
-		echo "FAILED  $name: $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' build/attempt.log |
-		    tr '\n' ' ')" >>"$failures"
+		sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' build/attempt.log | failed_cases "$name"
 	}
 	passed=$((passed + $1 - missing))
 	failed=$((failed + $2))
@@ -100,7 +103,7 @@ cases() {
 	echo "$name: $p passed, $f failed, $s skipped"
 	[ "$f" = 0 ] || {
 		tail -40 build/attempt.log
-		echo "FAILED  $name: $(sed -n 's/^FAILED  *//p' build/attempt.log | tr '\n' ';')" >>"$failures"
+		sed -n 's/^FAILED  *//p' build/attempt.log | failed_cases "$name"
 	}
 	grep '^SKIPPED ' build/attempt.log
 	passed=$((passed + p))
@@ -173,8 +176,7 @@ programs_cases() {
 	[ "$f" = 0 ] || {
 		grep '^hostkern' build/attempt.log | tail -25
 		echo "repeat with: $hk/hostkern run $*"
-		echo "FAILED  $program, seed $seed: $(sed -n 's/^FAILED  *//p' build/attempt.cases |
-		    tr '\n' ';')" >>"$failures"
+		sed -n 's/^FAILED  *//p' build/attempt.cases | failed_cases "$program, seed $seed"
 	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 	as_on_real "$program, seed $seed" compare "$program" build/attempt.log

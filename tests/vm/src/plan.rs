@@ -385,30 +385,35 @@ fn obstacles(steps: &mut Steps, stack: bool) {
     // It goes on when the program in the background says that it is in the way, or has ended.
     const UNTIL_HELD: &str = "until [ -e held ] || ! kill -0 $! 2>/dev/null; do sleep 0.1; done";
     // A program that is in the way until it is told to end.
-    let held = |name: &str, what: &str, then: &str| {
+    let held = |name: &str, program: &str, then: &str| {
         format!(
             "sh {name} 120 lines cd /media && rm -f held release; \
-             /mnt/bin/holder {what} /bin/sh held release & {UNTIL_HELD}; {then}; touch release; wait $!"
+             /mnt/bin/{program} held release & {UNTIL_HELD}; {then}; touch release; wait $!"
         )
     };
-    steps.step(&held("unload-refused-for-a-request", "request", "kldunload aio_rs && exit 1"));
+    steps.step(&held(
+        "unload-refused-for-a-request",
+        "holder request /bin/sh",
+        "kldunload aio_rs && exit 1",
+    ));
     steps.step(&held(
         "force-refused-for-a-request",
-        "request",
+        "holder request /bin/sh",
         "kldunload -f aio_rs && exit 1; /mnt/bin/aio_demo /bin/sh --need-served || exit 1",
     ));
-    steps.step(&held("unload-refused-for-a-parked-pipe", "pipe", "kldunload aio_rs && exit 1"));
+    steps.step(&held(
+        "unload-refused-for-a-parked-pipe",
+        "holder pipe /bin/sh",
+        "kldunload aio_rs && exit 1",
+    ));
     // When it says so it is about to sleep.
     steps.step(&held(
         "unload-hands-a-sleeper-over",
-        "sleep",
+        "holder sleep /bin/sh",
         "sleep 1; kldunload aio_rs || exit 1",
     ));
-    steps.step(&format!(
-        "sh a-socket-of-both-engines 120 lines cd /media && rm -f held release; \
-         /mnt/bin/neighbours held release & {UNTIL_HELD}; kldload /mnt/aio_rs.ko || exit 1; \
-         touch release; wait $!; rc=$?; kldunload aio_rs && exit $rc"
-    ));
+    let mixed = held("a-socket-of-both-engines", "neighbours", "kldload /mnt/aio_rs.ko || exit 1");
+    steps.step(&format!("{mixed}; rc=$?; kldunload aio_rs && exit $rc"));
     if stack {
         steps.step(&format!(
             "sh load-refused-over-a-module 120 lines kldload /mnt/{STACK} || exit 1; \

@@ -12,6 +12,8 @@ impl Scratch {
     /// An empty folder; `name` tells the tests of one process apart.
     pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("vm-{name}-{}", std::process::id()));
+        // One of a process of this number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         Self(folder)
     }
